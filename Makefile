@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# MADV_COLLAPSE in Rust: an overlay on the Linux 7.3 tree. The work is done by
+# the scripts in scripts/, which can be called by themselves.
+#
+# KERNEL_SRC=path   a kernel tree or tarball of your own instead of the pinned one
+# PATCH=name        for 'make refresh': the patch that takes edits of other files
+
+.DEFAULT_GOAL := help
+.PHONY: help setup tree kernel run test shell check series refresh baseline clean
+export KERNEL_SRC
+
+help: ## what can be done here
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s@
+
+setup: ## install what is missing: packages, toolchain, base tree
+	@scripts/setup.sh
+
+tree: setup ## bring the unpacked kernel tree up to date with this repository
+	@scripts/tree.sh sync
+
+kernel: tree ## build the release and the debug kernel
+	@scripts/kernel.sh release
+	@scripts/kernel.sh debug
+
+run: tree ## demonstration: collapse a redis-server's heap in a guest
+	@scripts/kernel.sh release
+	@scripts/boot.sh -l run release "bash '$(CURDIR)/guest/redis.sh' '$(CURDIR)' 250000"
+
+test: tree ## everything that is tested; ends with a line of totals
+	@scripts/test.sh
+
+shell: tree ## a shell in a guest that runs the release kernel
+	@scripts/kernel.sh release
+	@scripts/boot.sh release
+
+check: tree ## rustfmt, clippy, checkpatch, shellcheck, ruff
+	@scripts/check.sh
+
+series: setup ## write the patch series as mails
+	@scripts/tree.sh format
+
+refresh: setup ## take edits in the unpacked tree back into this repository
+	@scripts/tree.sh refresh "$(PATCH)"
+
+baseline: tree ## record what the unpatched base passes (an hour)
+	@scripts/baseline.sh
+
+clean: ## remove the build folders of this base (the downloads stay)
+	@scripts/tree.sh clean

@@ -1,0 +1,41 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: redis.sh REPOSITORY KEYS
+#
+# The demonstration: a redis-server with KEYS values of 1 KiB from its own
+# benchmark client has its heap collapsed; coverage before and after, and a
+# digest over all of its data.
+
+repository=${1:?} keys=${2:?}
+die() {
+	echo "error: $*" >&2
+	exit 1
+}
+
+# redis-tools ships the server's binary under another of its names.
+server=/tmp/redis-server
+ln -sf "$(command -v redis-check-rdb)" $server || die "redis-tools is not installed"
+socket=/tmp/redis.sock
+# It asks the kernel for no huge pages unless told not to; no snapshots, no port.
+$server --unixsocket $socket --port 0 --save '' --disable-thp no --daemonize yes \
+	--pidfile /tmp/redis.pid --logfile /tmp/redis.log >/dev/null
+for _ in $(seq 100); do
+	[ ! -S $socket ] || break
+	sleep 0.1
+done
+[ -S $socket ] || die "redis-server did not start: $(tail -n3 /tmp/redis.log)"
+pid=$(cat /tmp/redis.pid)
+trap 'kill $pid' EXIT
+
+echo "redis-server $(redis-cli -s $socket info server | sed -n 's/redis_version:\([0-9.]*\).*/\1/p'): loading $keys values of 1 KiB"
+redis-benchmark -q -s $socket -t set -n "$keys" -r "$keys" -d 1024 -P 64 >/tmp/benchmark.log 2>&1 ||
+	die "redis-benchmark failed: $(tail -n3 /tmp/benchmark.log)"
+before=$(redis-cli -s $socket debug digest)
+
+python3 "$repository/guest/collapse.py" "$pid" || die "the heap was not collapsed"
+
+after=$(redis-cli -s $socket debug digest)
+[ "$before" = "$after" ] || die "redis' data has changed: digest $before before, $after after"
+redis-cli -s $socket ping | grep -q PONG || die "redis does not answer any more"
+echo "data intact: digest $after over $(redis-cli -s $socket dbsize) keys, before and after"

@@ -1,0 +1,23 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: selftests.sh BINARIES SUITES RESULTS
+#
+# Runs the selftests listed in the file SUITES, each in its own process and with
+# its own time limit; what each printed goes to RESULTS/<name>.tap.
+
+binaries=${1:?} suites=${2:?} results=${3:?}
+cd "$binaries" || exit
+
+while IFS=$'\t' read -r name limit command; do
+	case $name in '#'* | '') continue ;; esac
+	start=$SECONDS
+	# uffd-unit-tests and others want hugetlb pages; those who do not never see them.
+	echo 64 >/proc/sys/vm/nr_hugepages
+	timeout -k 10 "$limit" bash -c "$command" </dev/null >"$results/$name.tap" 2>&1
+	status=$?
+	[ $status -ne 124 ] || echo "not ok 9999 time limit of $limit s" >>"$results/$name.tap"
+	echo 0 >/proc/sys/vm/nr_hugepages
+	echo "    $name: exit $status, $((SECONDS - start)) s"
+done <"$suites"
+exit 0

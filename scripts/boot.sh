@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: boot.sh [options] KERNEL [COMMAND]
+#
+# Boots a kernel that kernel.sh built, on this machine's own root file system
+# (read-only), runs a shell COMMAND there as root and returns its exit status;
+# without one, an interactive shell. Fails as well when the kernel complains,
+# dies or hangs.
+#   -t SECONDS   time limit (default 300)
+#   -p CPUS      processors (default 2)
+#   -m SIZE      memory (default 3G)
+#   -a ARGS      more kernel arguments
+#   -q ARGS      more QEMU arguments
+#   -l LABEL     name of the folder for its logs (default: run)
+#
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+limit=300 cpus=2 memory=3G append=() qemu=() label=run
+while getopts t:p:m:a:q:l: option; do
+	case $option in
+	t) limit=$OPTARG ;;
+	p) cpus=$OPTARG ;;
+	m) memory=$OPTARG ;;
+	a) append+=(--append "$OPTARG") ;;
+	q) qemu+=("--qemu-opts=$OPTARG") ;;
+	l) label=$OPTARG ;;
+	*) die "see the head of $0 for its options" ;;
+	esac
+done
+shift $((OPTIND - 1))
+kernel=${1:?usage: boot.sh [options] KERNEL [COMMAND]}
+command=${2:-}
+use_base
+use_tools || true
+image=$BUILD/$kernel/arch/x86/boot/bzImage
+[ -f "$image" ] || die "no kernel '$kernel' is built yet: run 'make kernel'"
+
+# What the kernel says of itself when something is wrong.
+SPLAT='WARNING: |BUG: |BUG at |UBSAN: |INFO: (task|possible|inconsistent|suspicious|rcu)|possible (circular|recursive|irq)'
+SPLAT+='|rcu: .*(stall|detected)|Oops|general protection|Kernel panic|Bad rss-counter|Bad page|soft lockup'
+SPLAT+='|kmemleak: [1-9][0-9]* new suspected|refcount_t: |sleeping function|leaked|Call Trace:'
+
+vng() {
+	command vng --run "$image" --force-9p --cpus "$cpus" --memory "$memory" \
+		"${accelerator[@]}" "${append[@]}" "${qemu[@]}" "$@"
+}
+
+# The guest answers through files in a folder that it shares with us, so that its
+# output, its exit status and the kernel's own messages stay apart.
+# in_guest LIMIT COMMAND: runs it; what came of it is in $logs.
+in_guest() {
+	local seconds=$1
+	rm -rf "$logs"
+	mkdir -p "$logs"
+	printf '%s\n' "$2" >"$logs/command"
+	touch "$logs/output"
+	vng --verbose --rwdir="$logs" --append "oops=panic panic=-1 $boot_args" \
+		--exec "bash '$ROOT/guest/run.sh' '$logs'" </dev/null >"$logs/console" 2>&1 &
+	local pid=$! waited=0
+	while kill -0 "$pid" 2>/dev/null; do
+		if [ $waited -ge "$seconds" ]; then
+			pkill -TERM -P "$pid" || true
+			pkill -KILL -f "guest/run.sh' '$logs'" || true
+			kill -KILL "$pid" 2>/dev/null || true
+			return 124
+		fi
+		sleep 1
+		waited=$((waited + 1))
+	done
+	wait "$pid" || true
+}
+
+# A nested KVM may open and yet not run a kernel: only trying tells. Tried once
+# in a machine's uptime.
+choose_accelerator() {
+	local known logs=$BUILD/boot/probe
+	known=$CACHE/accelerator-$(cat /proc/sys/kernel/random/boot_id)
+	accelerator=()
+	if [ ! -f "$known" ]; then
+		rm -f "$CACHE"/accelerator-*
+		if [ -w /dev/kvm ] && in_guest 20 true && [ -f "$logs/status" ]; then
+			echo kvm >"$known"
+		else
+			say "KVM cannot run this kernel here: guests run under software emulation (TCG)"
+			echo tcg >"$known"
+		fi
+	fi
+	# TCG runs 'rep movsb' byte by byte; without ERMS the kernel copies words.
+	[ "$(cat "$known")" = kvm ] || accelerator=(--disable-kvm "--qemu-opts=-cpu max,-erms,-fsrm")
+}
+
+boot_args=
+choose_accelerator
+if [ -z "$command" ]; then
+	say "an interactive shell in the guest; leave it with 'exit'"
+	vng
+	exit
+fi
+
+logs=$BUILD/boot/$kernel-$label
+tail -n +1 -F "$logs/output" 2>/dev/null &
+tail_pid=$!
+trap 'kill $tail_pid 2>/dev/null || true' EXIT
+verdict=0
+in_guest "$limit" "$command" || verdict=$?
+sleep 0.2
+kill $tail_pid 2>/dev/null || true
+
+fail() {
+	printf 'error: %s\n' "$*" >&2
+	echo "the kernel's messages: $logs/console" >&2
+	exit 1
+}
+if grep -aE "$SPLAT" "$logs/console" >"$logs/splat"; then
+	grep -aE -m1 -A30 "$SPLAT" "$logs/console" | head -n 45 >&2
+	fail "kernel $kernel complained ($(wc -l <"$logs/splat") lines)"
+fi
+[ $verdict -ne 124 ] || fail "the guest had not ended after $limit s: hung, or too slow"
+[ -s "$logs/status" ] || { tail -n 20 "$logs/console" >&2 && fail "the guest died before its command ended"; }
+exit "$(cat "$logs/status")"

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Style and lint of everything in the repository. One line a check, "pass",
+# "fail" or "skip" and its name; what is wrong goes to standard error.
+#
+# The functions are called through check(), which shellcheck cannot see.
+# shellcheck disable=SC2317
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+lock_cache
+use_base
+use_tools || die "the toolchain is not set up: run 'make setup'"
+cd "$ROOT"
+failed=0
+
+# check NAME COMMAND...
+check() {
+	local name=$1 log
+	shift
+	if log=$("$@" 2>&1); then
+		echo "pass check: $name"
+	else
+		printf '%s\n' "$log" | tail -n 60 >&2
+		echo "fail check: $name"
+		failed=1
+	fi
+}
+
+formatted() {
+	local files
+	mapfile -t files < <(find mm rust -name '*.rs')
+	rustfmt --check --edition 2021 --config-path "$BASE/.rustfmt.toml" "${files[@]}"
+}
+
+# Each patch, and each new file as the patch that adds it. What checkpatch wants
+# of a mail (a description, a sign-off) is checked on the series instead.
+checkpatch() {
+	local types=COMMIT_MESSAGE,MISSING_SIGN_OFF,FILE_PATH_CHANGES patch
+	for patch in patches/*.patch; do
+		"$BASE/scripts/checkpatch.pl" --root="$BASE" --strict --quiet --no-summary --ignore "$types" "$patch"
+	done
+	find mm rust tools include Documentation -type f -not -path '*/target/*' -print0 2>/dev/null |
+		xargs -0 -n 20 "$BASE/scripts/checkpatch.pl" --root="$BASE" --strict --quiet --no-summary --ignore "$types" --file
+}
+
+series_mails() {
+	"$ROOT/scripts/overlay.py" format "$BASE" "$BUILD/series" &&
+		"$BASE/scripts/checkpatch.pl" --root="$BASE" --strict --quiet --no-summary --ignore FILE_PATH_CHANGES "$BUILD"/series/[0-9]*[1-9]-*.patch
+}
+
+spdx() {
+	local file missing=0
+	while read -r file; do
+		head -n 3 "$file" | grep -q 'SPDX-License-Identifier: GPL-2.0' && continue
+		case $file in *.patch | README.md | .gitignore | COPYING | tests/baseline/*) continue ;; esac
+		echo "$file has no SPDX line"
+		missing=1
+	done < <(git ls-files -co --exclude-standard)
+	return "$missing"
+}
+
+check shellcheck shellcheck -x scripts/*.sh guest/*.sh .ci/run
+check ruff ruff check --quiet scripts guest tests
+check "SPDX lines" spdx
+check rustfmt formatted
+check "checkpatch --strict" checkpatch
+check "series: formats, applies, checkpatch --strict" series_mails
+if command -v clippy-driver >/dev/null; then
+	clippy() { "$ROOT/scripts/kernel.sh" clippy mm/collapse/ && "$ROOT/scripts/kernel.sh" clippy rust/; }
+	check clippy clippy
+else
+	echo "skip check: clippy (this toolchain has no clippy-driver)"
+fi
+exit $failed

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: kernel.sh NAME [TARGET...]
+#
+# Configures and builds one kernel (bzImage unless TARGETs are named):
+#   release debug             with this series
+#   base-release base-debug   the unpatched base, same options
+#   off base-off              without Rust, for comparing object code
+#
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+name=${1:?usage: kernel.sh NAME [TARGET...]}
+shift
+lock_cache
+use_base
+use_tools || die "the toolchain is not set up: run 'make setup'"
+
+case $name in
+release) tree=$TREE fragments=(common rust release collapse) ;;
+debug) tree=$TREE fragments=(common rust debug collapse collapse-debug) ;;
+base-release) tree=$BASE fragments=(common rust release) ;;
+base-debug) tree=$BASE fragments=(common rust debug) ;;
+off) tree=$TREE fragments=(common release) ;;
+base-off) tree=$BASE fragments=(common release) ;;
+*) die "no configuration '$name': release, debug, base-release, base-debug, off or base-off" ;;
+esac
+out=$BUILD/$name
+mkdir -p "$out"
+
+# Options not asked for are off, as in tinyconfig. What was asked for and is
+# missing afterwards (a dependency, a tool) is an error: kconfig drops it silently.
+configure() {
+	local line option missing=() files=("${fragments[@]/#/$ROOT/configs/}")
+	cat "${files[@]/%/.config}" >"$out/allconfig"
+	{
+		cat "$out/allconfig" && rustc -vV && bindgen --version && "clang-$LLVM_MAJOR" --version
+		find "$tree/mm" "$tree/init" "$tree/lib" -name 'Kconfig*' -exec cat {} +
+	} | sha256sum >"$out/configured.new"
+	cmp -s "$out/configured.new" "$out/configured" && [ -f "$out/.config" ] && return 0
+	say "configuring $name"
+	rm -f "$out/configured"
+	kmake "$tree" "$out" KCONFIG_ALLCONFIG="$out/allconfig" allnoconfig >"$out/config.log" 2>&1 ||
+		die "configuring $name failed: $(tail -n5 "$out/config.log")"
+	while read -r line; do
+		case $line in
+		'# CONFIG_'*' is not set')
+			option=${line#\# } option=${option%% *}
+			! grep -q "^$option=" "$out/.config" || missing+=("$option=n")
+			;;
+		CONFIG_*) grep -qxF "$line" "$out/.config" || missing+=("$line") ;;
+		esac
+	done <"$out/allconfig"
+	[ ${#missing[@]} -eq 0 ] || die "kconfig did not take these options of $name: ${missing[*]}"
+	mv "$out/configured.new" "$out/configured"
+}
+
+# One line a percent or so on a terminal, one every tenth in a log.
+progress() {
+	local tty=0
+	[ ! -t 2 ] || tty=1
+	awk -v total="$(cat "$out/steps" 2>/dev/null || echo 2500)" -v tty=$tty -v name="$name" '
+		/^  [A-Z]/ {
+			n++
+			part = int(100 * n / (n > total ? n : total))
+			if (tty) printf "\r    %s: %d steps, about %d %% \033[K", name, n, part
+			else if (int(part / 10) > tenth) { tenth = int(part / 10); print "    " name ": " n " steps, about " part " %" }
+			fflush()
+		}
+		END { if (tty && n) print "" }' >&2
+}
+
+configure
+[ $# -gt 0 ] || set -- bzImage
+say "building $name ($*): minutes from nothing, seconds after a change"
+start=$SECONDS
+if ! kmake "$tree" "$out" -j"$(nproc)" "$@" 2>&1 | tee "$out/build.log" | progress; then
+	grep -E -B2 -A12 'error|\*\*\*' "$out/build.log" | head -n 60 >&2
+	die "building $name failed; everything it said: $out/build.log"
+fi
+[ -f "$out/steps" ] || grep -c '^  [A-Z]' "$out/build.log" >"$out/steps" || true
+if grep -q 'warning: ' "$out/build.log"; then
+	grep -A6 'warning: ' "$out/build.log" >&2
+	die "building $name gave compiler warnings"
+fi
+say "$name is built ($((SECONDS - start)) s)"

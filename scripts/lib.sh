@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034
+#
+# Shared by the scripts: pins, places, messages, the lock on the cache.
+
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/thp-collapse
+# shellcheck source=versions.env
+source "$ROOT/versions.env"
+
+say() { printf '==> %s\n' "$*" >&2; }
+warn() { printf 'warning: %s\n' "$*" >&2; }
+die() {
+	printf 'error: %s\n' "$*" >&2
+	exit 1
+}
+
+# The base tree's name in the cache: what determines its content.
+base_key() {
+	if [ -z "${KERNEL_SRC:-}" ]; then
+		cat "$CACHE/base/default" 2>/dev/null || printf '%s\n' "linux-$BASE_VERSION" | tr '~+' '--'
+	elif [ -d "$KERNEL_SRC" ]; then
+		printf 'user-%s\n' "$(cd "$KERNEL_SRC" && pwd -P | sha256sum | cut -c1-12)"
+	elif [ -f "$KERNEL_SRC" ]; then
+		printf 'tar-%s\n' "$(sha256sum "$KERNEL_SRC" | cut -c1-12)"
+	else
+		die "KERNEL_SRC=$KERNEL_SRC is neither a kernel tree nor a tarball"
+	fi
+}
+
+# Sets the places that depend on the base: BASE, TREE, BUILD.
+use_base() {
+	local key
+	key=$(base_key)
+	BASE=$CACHE/base/$key     # as Linux released it, never written
+	TREE=$CACHE/tree/$key     # the same with our overlay and patches
+	BUILD=$CACHE/build/$key   # output folders, one a configuration
+	[ -f "$BASE/Makefile" ] || die "no base tree yet: run 'make setup'"
+}
+
+# One user of the cache at a time, be it another clone's; children inherit it.
+lock_cache() {
+	[ -z "${THP_COLLAPSE_LOCKED:-}" ] || return 0
+	mkdir -p "$CACHE"
+	exec 9>"$CACHE/lock"
+	if ! flock -n 9; then
+		say "another run uses $CACHE, waiting for it"
+		flock 9
+	fi
+	export THP_COLLAPSE_LOCKED=1
+}
+
+# Puts the pinned tools first: bindgen, a fitting rustc, the Python environment.
+# Sets RUST_LIB_SRC. Returns 1 where no usable rustc is found.
+use_tools() {
+	PATH=$CACHE/venv/bin:$CACHE/tools/bin:$PATH
+	export PATH CCACHE_DIR="$CACHE/ccache" CCACHE_MAXSIZE=4G
+	local dir version
+	# The user's own rustc first, then Debian's for browsers (rustc-web).
+	for dir in "$(dirname "$(command -v rustc || echo /none/rustc)")" /usr/bin; do
+		[ -x "$dir/rustc" ] || continue
+		rustc_fits "$dir/rustc" || continue
+		version=$("$dir/rustc" --version | cut -d' ' -f2)
+		for RUST_LIB_SRC in \
+			"$("$dir/rustc" --print sysroot)/lib/rustlib/src/rust/library" \
+			"$CACHE/rust-src-$version/usr/lib/rustlib/src/rust/library" \
+			"/usr/src/rustc-$version/library"; do
+			[ -f "$RUST_LIB_SRC/core/src/lib.rs" ] || continue
+			PATH=$CACHE/venv/bin:$CACHE/tools/bin:$dir:$PATH
+			export PATH RUST_LIB_SRC
+			return 0
+		done
+	done
+	return 1
+}
+
+rustc_fits() {
+	local version llvm
+	version=$("$1" --version 2>/dev/null | cut -d' ' -f2) || return 1
+	llvm=$("$1" -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+	[ "$llvm" = "$LLVM_MAJOR" ] &&
+		printf '%s\n%s\n' "$RUSTC_MIN" "$version" | sort -VC
+}
+
+# kmake TREE OUT ARGS...: the kernel's make, the same for everything we build.
+# Fixed build identity: the same source gives the same object code.
+kmake() {
+	local tree=$1 out=$2
+	shift 2
+	make -C "$tree" O="$out" LLVM=-"$LLVM_MAJOR" CC="ccache clang-$LLVM_MAJOR" \
+		KBUILD_BUILD_TIMESTAMP=@0 KBUILD_BUILD_USER=thp KBUILD_BUILD_HOST=collapse \
+		"$@"
+}

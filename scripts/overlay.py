@@ -1,0 +1,319 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""The overlay on the kernel tree: apply it, take edits back, make the series.
+
+The repository holds new files at their kernel path and edits to existing files
+as patches; series/series.toml orders them and says which form which commit.
+"""
+
+import argparse
+import fnmatch
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# The kernel's top-level folders in which this repository keeps new files. Its
+# own scripts/ is not among them: no file of the series lives there.
+OVERLAY_DIRS = ("Documentation", "include", "mm", "rust", "tools")
+# Written into the source tree by the selftests' build.
+NOT_EDITS = ("local_config.*", "*.orig", "*.rej", "*.pyc", "*~", ".*.swp")
+
+
+def fail(message):
+    sys.exit(f"error: {message}")
+
+
+def run(*args, **kwargs):
+    return subprocess.run(args, check=True, text=True, **kwargs)
+
+
+def overlay_files():
+    """New files of the series, as paths relative to the kernel's root."""
+    for top in OVERLAY_DIRS:
+        for path in sorted((ROOT / top).rglob("*")):
+            ignored = "target" in path.parts or any(fnmatch.fnmatch(path.name, p) for p in NOT_EDITS)
+            if path.is_file() and not ignored:
+                yield str(path.relative_to(ROOT))
+
+
+class Series:
+    """series/series.toml, checked against what the repository holds."""
+
+    def __init__(self):
+        with open(ROOT / "series/series.toml", "rb") as manifest:
+            data = tomllib.load(manifest)
+        self.cover = data["cover"]
+        self.commits = data["commit"]
+        unclaimed = set(overlay_files())
+        for commit in self.commits:
+            commit.setdefault("patches", [])
+            commit["paths"] = []
+            for pattern in commit.get("files", []):
+                found = sorted(fnmatch.filter(unclaimed, pattern))
+                if not found:
+                    fail(f"series.toml: no file matches '{pattern}' that an earlier commit has not taken")
+                commit["paths"] += found
+                unclaimed -= set(found)
+        if unclaimed:
+            fail(f"series.toml puts these files into no commit: {' '.join(sorted(unclaimed))}")
+        self.patches = [p for c in self.commits for p in c["patches"]]
+        on_disk = {p.name for p in (ROOT / "patches").glob("*.patch")}
+        if sorted(self.patches) != sorted(on_disk):
+            fail(f"series.toml and patches/ differ: {' '.join(sorted(set(self.patches) ^ on_disk))}")
+
+
+def patched_files(name):
+    """Paths that a patch touches, from its '+++ b/' lines."""
+    with open(ROOT / "patches" / name, encoding="utf-8") as patch:
+        return [line[6:].split("\t")[0].strip() for line in patch if line.startswith("+++ b/")]
+
+
+def copy_in(paths, source, target):
+    """Copies files, making the folders they need."""
+    for path in paths:
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / path, target / path)
+
+
+def add_from_base(paths, base, stage):
+    """Puts the base's version of `paths` into `stage` where none is there."""
+    absent = [path for path in paths if not (stage / path).exists()]
+    for path in absent:
+        if not (base / path).exists():
+            fail(f"a patch edits {path}, which this base does not have")
+    copy_in(absent, base, stage)
+
+
+def apply_patch(name, base, stage):
+    """Applies one patch in `stage`, fetching from `base` what it touches."""
+    add_from_base(patched_files(name), base, stage)
+    with open(ROOT / "patches" / name, encoding="utf-8") as patch:
+        done = subprocess.run(
+            ["patch", "-p1", "--fuzz=0", "--no-backup-if-mismatch", "--forward", "-r", "-"],
+            check=False, cwd=stage, stdin=patch, capture_output=True, text=True,
+        )
+    if done.returncode:
+        fail(f"patches/{name} does not apply to this base:\n{done.stdout}{done.stderr}")
+
+
+def stage_all(series, base, stage):
+    """Fills `stage` with every file that differs from the base."""
+    for path in overlay_files():
+        if (base / path).exists():
+            fail(f"{path} exists in the base: an edit to it belongs under patches/")
+    copy_in(overlay_files(), ROOT, stage)
+    for name in series.patches:
+        apply_patch(name, base, stage)
+
+
+def files_below(root):
+    return {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()} if root.exists() else set()
+
+
+def walk(root):
+    """Every file below `root` with what tells at a glance whether it changed."""
+    todo = [""]
+    while todo:
+        folder = todo.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name != ".git":
+                        todo.append(path)
+                elif not any(fnmatch.fnmatch(entry.name, p) for p in NOT_EDITS):
+                    stat = entry.stat(follow_symlinks=False)
+                    yield path, (stat.st_size, stat.st_mtime_ns)
+
+
+def tree_edits(base, tree, staged):
+    """Paths edited in the unpacked tree since it was last written from here."""
+    known = files_below(staged)
+    before = dict(walk(base))
+    now = dict(walk(tree))
+    edits = []
+    for path in sorted(before.keys() | now.keys() | known):
+        if path in known:
+            if path not in now or (tree / path).read_bytes() != (staged / path).read_bytes():
+                edits.append(path)
+        elif before.get(path) != now.get(path):
+            edits.append(path)
+    return edits
+
+
+def sync(series, base, tree):
+    """Makes `tree` the base plus our series, touching only what changed."""
+    staged = tree.with_name(tree.name + ".staged")
+    if not tree.exists():
+        print(f"==> copying the base to {tree}", file=sys.stderr)
+        shutil.rmtree(staged, ignore_errors=True)
+        unfinished = tree.with_name(tree.name + ".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        run("cp", "-a", str(base), str(unfinished))
+        unfinished.rename(tree)
+    if base.name.startswith("user-"):  # the user goes on working there
+        exclude = [f"--exclude=/{path}" for path in files_below(staged)]
+        run("rsync", "-a", "--delete", *exclude, f"{base}/", f"{tree}/")
+    edits = tree_edits(base, tree, staged)
+    if edits:
+        fail(
+            f"{tree} has edits that are not in the repository: {' '.join(edits)}\n"
+            f"Run 'make refresh' to take them over, or remove that folder to drop them."
+        )
+    with tempfile.TemporaryDirectory() as name:
+        stage = pathlib.Path(name)
+        stage_all(series, base, stage)
+        for path in files_below(staged) - files_below(stage):
+            if (base / path).exists():
+                shutil.copy2(base / path, tree / path)
+            else:
+                (tree / path).unlink()
+        for path in files_below(stage):
+            target = tree / path
+            if not target.exists() or target.read_bytes() != (stage / path).read_bytes():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(stage / path, target)
+        shutil.rmtree(staged, ignore_errors=True)
+        shutil.copytree(stage, staged)
+
+
+def diff_of(path, before, after):
+    """A unified diff of one file with the kernel's a/ b/ names and no dates."""
+    old = str(before / path) if (before / path).exists() else "/dev/null"
+    done = subprocess.run(
+        ["diff", "-up", "--label", f"a/{path}", "--label", f"b/{path}", old, str(after / path)],
+        check=False, capture_output=True, text=True,
+    )
+    return f"diff --git a/{path} b/{path}\n{done.stdout}" if done.stdout else ""
+
+
+def refresh(series, base, tree, into):
+    """Takes edits made in the unpacked tree back into overlay and patches."""
+    staged = tree.with_name(tree.name + ".staged")
+    edits = tree_edits(base, tree, staged)
+    if into and not into.endswith(".patch"):
+        into += ".patch"
+    owner = {path: name for name in series.patches for path in patched_files(name)}
+    new_patch = into and into not in series.patches
+    overlay, patched = [], {}
+    for path in edits:
+        if not (tree / path).exists():
+            fail(f"{path} was removed in the tree: remove it from the repository by hand")
+        if not (base / path).exists():
+            if not path.startswith(tuple(d + "/" for d in OVERLAY_DIRS)):
+                fail(f"{path} is new and outside {' '.join(OVERLAY_DIRS)}: not ours to keep")
+            overlay.append(path)
+        elif path in owner or into:
+            patched[path] = into if into and (path not in owner or not new_patch) else owner.get(path, into)
+        else:
+            fail(f"{path} is in no patch yet: say which with 'make refresh PATCH=name'")
+    with tempfile.TemporaryDirectory() as name:
+        before, stage = pathlib.Path(name, "before"), pathlib.Path(name, "stage")
+        stage.mkdir()
+        texts = {}
+        for patch in series.patches + ([into] if new_patch else []):
+            mine = [p for p, target in patched.items() if target == patch]
+            old = [] if patch == into and new_patch else patched_files(patch)
+            add_from_base(mine + old, base, stage)
+            shutil.rmtree(before, ignore_errors=True)
+            shutil.copytree(stage, before)
+            if old:
+                apply_patch(patch, base, stage)
+            copy_in(mine, tree, stage)
+            if mine:
+                texts[patch] = "".join(diff_of(p, before, stage) for p in sorted(set(old + mine)))
+        for path in patched:
+            if (stage / path).read_bytes() != (tree / path).read_bytes():
+                fail(f"{path} is edited by a later patch too: name the last one with PATCH=")
+        for patch, text in texts.items():
+            (ROOT / "patches" / patch).write_text(text, encoding="utf-8")
+            print(f"    patches/{patch}")
+    copy_in(overlay, tree, ROOT)
+    for path in overlay:
+        print(f"    {path}")
+    copy_in(edits, tree, staged)
+    if new_patch:
+        print(f"    patches/{into} is new: name it in a commit of series/series.toml")
+    print(f"==> {len(edits)} edited files taken over")
+
+
+def git(repo, *args, **kwargs):
+    command = ["git", "-C", str(repo), "-c", "core.autocrlf=false", "-c", "gc.auto=0"]
+    if subprocess.run(["git", "config", "user.email"], capture_output=True, check=False).returncode:
+        # Good enough for checking; mails to be sent want a name of one's own.
+        command += ["-c", "user.name=thp-collapse", "-c", "user.email=thp-collapse@localhost"]
+    return run(*command, *args, **kwargs)
+
+
+def base_repo(base, paths, repo):
+    """A git repository with just the base's version of `paths`."""
+    copy_in((path for path in paths if (base / path).exists()), base, repo)
+    git(repo, "init", "--quiet")
+    git(repo, "add", "--all", "--force")
+    git(repo, "commit", "--quiet", "--allow-empty", "--message", "base")
+
+
+def format_series(series, base, out):
+    """Writes the mails of the series to `out`, and checks that they apply."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as name:
+        work, again, stage = (pathlib.Path(name, d) for d in ("work", "again", "stage"))
+        for folder in (work, again, stage):
+            folder.mkdir()
+        stage_all(series, base, stage)
+        base_repo(base, files_below(stage), work)
+        base_repo(base, files_below(stage), again)
+        for commit in series.commits:
+            copy_in(commit["paths"], ROOT, work)
+            for patch in commit["patches"]:
+                apply_patch(patch, base, work)
+            git(work, "add", "--all", "--force")
+            git(work, "commit", "--quiet", "--signoff", "--file", "-", input=commit["message"])
+        git(
+            work, "format-patch", "--quiet", "--cover-letter", f"--subject-prefix={series.cover['prefix']}",
+            f"--output-directory={out}", f"HEAD~{len(series.commits)}",
+        )
+        cover = out / "0000-cover-letter.patch"
+        text = cover.read_text(encoding="utf-8")
+        text = text.replace("*** SUBJECT HERE ***", series.cover["subject"])
+        cover.write_text(text.replace("*** BLURB HERE ***", series.cover["text"].strip()), encoding="utf-8")
+        mails = [str(m) for m in sorted(out.glob("*.patch"))[1:]]
+        git(again, "am", "--quiet", *mails)
+        for path in files_below(stage):
+            if (again / path).read_bytes() != (stage / path).read_bytes():
+                fail(f"the series gives another {path} than the overlay")
+    print(f"==> {len(series.commits)} patches and a cover letter in {out}; git am takes them and gives the overlay's tree")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, helptext in (
+        ("sync", "write base + series to TREE"),
+        ("refresh", "take edits in TREE back into the repository"),
+        ("format", "write the series as mails to TREE (a folder)"),
+    ):
+        command = commands.add_parser(name, help=helptext)
+        command.add_argument("base", type=pathlib.Path)
+        command.add_argument("tree", type=pathlib.Path)
+        if name == "refresh":
+            command.add_argument("--patch", default="", help="the patch that takes edits of files in none yet")
+    args = parser.parse_args()
+    series = Series()
+    if args.command == "sync":
+        sync(series, args.base, args.tree)
+    elif args.command == "refresh":
+        refresh(series, args.base, args.tree, args.patch)
+    else:
+        format_series(series, args.base, args.tree)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: selftests.sh KERNEL
+#
+# Builds the mm selftests from KERNEL's own tree, runs those of tests/suites in
+# a guest, and prints one line a test: "pass", "fail", "skip" or "xfail" and its name.
+#
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+kernel=${1:?usage: selftests.sh KERNEL}
+lock_cache
+use_base
+use_tools || die "the toolchain is not set up: run 'make setup'"
+tree=$TREE
+[[ $kernel != base-* ]] || tree=$BASE
+out=$BUILD/$kernel
+binaries=$out/kselftest/mm
+
+# Built once for both configurations: they are the tree's, not the kernel's.
+say "building the mm selftests"
+{
+	kmake "$tree" "$out" headers &&
+		make -C "$tree/tools/testing/selftests" TARGETS=mm O="$out" CC=gcc LLVM= -j"$(nproc)"
+} >"$out/selftests.log" 2>&1 || die "building the selftests failed: $(grep -m5 -E 'error|\*\*\*' "$out/selftests.log"); all of it: $out/selftests.log"
+
+results=$BUILD/boot/$kernel-selftests
+"$ROOT/scripts/boot.sh" -t 3000 -l selftests "$kernel" \
+	"bash '$ROOT/guest/selftests.sh' '$binaries' '$ROOT/tests/suites' '$results'" >&2
+python3 "$ROOT/scripts/tap.py" "$results"/*.tap

@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Installs what is missing: Debian packages, a Rust toolchain that fits clang,
+# bindgen, a Python environment and the base tree. Does nothing when all is there.
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+lock_cache
+
+PACKAGES="clang-$LLVM_MAJOR lld-$LLVM_MAJOR llvm-$LLVM_MAJOR libclang-$LLVM_MAJOR-dev
+	make gcc libc6-dev flex bison bc perl patch git rsync cpio kmod lz4 xz-utils zstd
+	libelf-dev libssl-dev libcap-dev libnuma-dev liburing-dev
+	ccache shellcheck python3-venv qemu-system-x86 redis-tools"
+RUST_PACKAGES="rustc-web cargo-web rust-web-src rust-web-clippy rustfmt-web"
+
+check_machine() {
+	[ "$(uname -m)" = x86_64 ] || die "the guest kernel is x86_64 and so must be this machine, which is $(uname -m)"
+	local id version free memory
+	id=$(sed -n 's/^ID=//p' /etc/os-release | tr -d '"')
+	version=$(sed -n 's/^VERSION_ID=//p' /etc/os-release | tr -d '"')
+	case $id:$version in
+	debian:12 | debian:13) ;;
+	*) die "set-up knows Debian 12 and 13, this is '$id $version'; use one of them, a container will do" ;;
+	esac
+	mkdir -p "$CACHE" 2>/dev/null || die "cannot create the cache folder $CACHE: set XDG_CACHE_HOME to a folder you may write"
+	free=$(df --output=avail -BG "$CACHE" | tail -n1 | tr -dc 0-9)
+	[ -d "$CACHE/build" ] || [ "$free" -ge 20 ] ||
+		die "$CACHE has ${free} GB free, a build from nothing needs 20: free some, or set XDG_CACHE_HOME"
+	memory=$(($(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1024 / 1024))
+	[ "$memory" -ge 7 ] || die "this machine has ${memory} GiB of memory, the debug guest and its build need 8"
+}
+
+# apt_install PACKAGES...: those of them that are not installed.
+apt_install() {
+	local p missing=() as=()
+	for p in "$@"; do
+		[ "$(dpkg-query -Wf '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	if [ "$(id -u)" -ne 0 ]; then
+		command -v sudo >/dev/null ||
+			die "these packages are missing and neither root nor sudo is at hand; have them installed: ${missing[*]}"
+		as=(sudo)
+	fi
+	say "installing ${#missing[@]} Debian packages, about 2 minutes: ${missing[*]}"
+	{ "${as[@]}" apt-get update && "${as[@]}" env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y --no-install-recommends "${missing[@]}"; } >"$CACHE/apt.log" 2>&1 ||
+		die "apt-get failed (no network, or a mirror without these packages?): $(grep -m3 '^E:' "$CACHE/apt.log" || tail -n3 "$CACHE/apt.log")"
+}
+
+# suite_apt ARGS...: apt on BASE_SUITE with a state of its own, from the mirror
+# that this machine's apt already uses. Debian's signatures are checked.
+suite_apt() {
+	local state=$CACHE/apt-$BASE_SUITE mirror
+	if [ ! -d "$state/lists" ]; then
+		mkdir -p "$state/lists/partial" "$state/archives/partial"
+		# shellcheck disable=SC2016
+		mirror=$(apt-get indextargets --format '$(REPO_URI) $(LABEL)' 'Created-By: Packages' | sed -n 's/ Debian$//p' | head -n1)
+		[ -n "$mirror" ] || die "apt knows no Debian mirror to fetch the kernel source from; or name a tree with KERNEL_SRC"
+		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $BASE_SUITE main" >"$state/sources.list"
+	fi
+	local tool=$1
+	shift
+	"$tool" -o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+		-o Dir::State::lists="$state/lists" -o Dir::Cache="$state" \
+		-o APT::Sandbox::User="$(id -un)" -o Acquire::Retries=3 "$@"
+}
+
+# fetch_deb PACKAGE VERSION SHA256 FOLDER: downloads, verifies and unpacks it.
+fetch_deb() {
+	local package=$1 version=$2 sha256=$3 folder=$4 tmp
+	tmp=$(mktemp -d -p "$CACHE")
+	suite_apt apt-get update >"$CACHE/apt.log" 2>&1 || true
+	if (cd "$tmp" && suite_apt apt-get download "$package=$version") >>"$CACHE/apt.log" 2>&1; then
+		echo "$sha256 $(echo "$tmp"/*.deb)" | sha256sum --check --quiet ||
+			die "$package $version is not what versions.env pins (checksum differs): not used"
+	elif [ "$package" = "$BASE_PACKAGE" ] &&
+		(cd "$tmp" && suite_apt apt-get download "$package") >>"$CACHE/apt.log" 2>&1; then
+		warn "$package $version has left the archive; taking $(basename "$tmp"/*.deb), signed but not pinned"
+	else
+		rm -rf "$tmp"
+		die "cannot download $package $version: $(grep -m2 '^E:' "$CACHE/apt.log" || echo 'no network?') (or name a tree of your own with KERNEL_SRC)"
+	fi
+	FETCHED=$(basename "$tmp"/*.deb .deb | cut -d_ -f2)
+	dpkg-deb -x "$tmp"/*.deb "$folder"
+	rm -rf "$tmp"
+}
+
+setup_rust() {
+	local version
+	if ! use_tools; then
+		version=$(rustc --version 2>/dev/null | cut -d' ' -f2 || true)
+		if [ "$version" = "$RUST_SRC_FOR" ] && rustc_fits "$(command -v rustc)"; then
+			say "fetching the Rust library source $RUST_SRC_VERSION (45 MB)"
+			fetch_deb rust-src "$RUST_SRC_VERSION" "$RUST_SRC_SHA256" "$CACHE/rust-src-$version"
+		else
+			[ -z "$version" ] || say "rustc $version does not fit (want at least $RUSTC_MIN on LLVM $LLVM_MAJOR, with its library source): adding Debian's"
+			# shellcheck disable=SC2086
+			apt_install $RUST_PACKAGES
+		fi
+		use_tools || die "no usable Rust: rustc of at least $RUSTC_MIN built on LLVM $LLVM_MAJOR, with its library source, is needed; found: $(rustc -vV 2>&1 | tr '\n' ' ')"
+	fi
+	[ "$("$CACHE/tools/bin/bindgen" --version 2>/dev/null)" = "bindgen $BINDGEN_VERSION" ] && return 0
+	say "building bindgen $BINDGEN_VERSION, about a minute"
+	cargo install --quiet --locked --force --root "$CACHE/tools" --version "$BINDGEN_VERSION" bindgen-cli >"$CACHE/cargo.log" 2>&1 ||
+		die "cargo could not build bindgen $BINDGEN_VERSION: $(tail -n3 "$CACHE/cargo.log")"
+}
+
+setup_python() {
+	[ "$(cat "$CACHE/venv/pins" 2>/dev/null)" = "$PYTHON_WHEELS" ] && return 0
+	say "making the Python environment (virtme-ng, ruff)"
+	rm -rf "$CACHE/venv"
+	python3 -m venv "$CACHE/venv"
+	echo "$PYTHON_WHEELS" >"$CACHE/venv/requirements.txt"
+	"$CACHE/venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
+		-r "$CACHE/venv/requirements.txt" 2>"$CACHE/pip.log" || die "pip failed: $(tail -n3 "$CACHE/pip.log")"
+	printf '%s' "$PYTHON_WHEELS" >"$CACHE/venv/pins"
+}
+
+setup_base() {
+	local key tmp
+	mkdir -p "$CACHE/base"
+	key=$(base_key)
+	tmp=$CACHE/base/.unpacking
+	if [ -n "${KERNEL_SRC:-}" ] && [ -d "$KERNEL_SRC" ]; then
+		[ -f "$KERNEL_SRC/mm/khugepaged.c" ] || die "KERNEL_SRC=$KERNEL_SRC is no kernel tree (mm/khugepaged.c is not there)"
+		say "bringing the copy of $KERNEL_SRC up to date"
+		rsync -a --delete --exclude=.git "$KERNEL_SRC/" "$CACHE/base/$key/"
+		[ ! -e "$CACHE/base/$key/.config" ] || make -s -C "$CACHE/base/$key" mrproper
+		return 0
+	fi
+	[ ! -f "$CACHE/base/$key/Makefile" ] || return 0
+	rm -rf "$tmp"
+	mkdir -p "$tmp"
+	if [ -n "${KERNEL_SRC:-}" ]; then
+		say "unpacking $KERNEL_SRC"
+		tar -xf "$KERNEL_SRC" -C "$tmp" || die "cannot unpack KERNEL_SRC=$KERNEL_SRC"
+	else
+		say "fetching and unpacking Linux $BASE_VERSION (167 MB, half a minute)"
+		fetch_deb "$BASE_PACKAGE" "$BASE_VERSION" "$BASE_SHA256" "$tmp/deb"
+		key=linux-$(tr '~+' '--' <<<"$FETCHED")
+		tar -xf "$tmp/deb/usr/src/$BASE_PACKAGE.tar.xz" -C "$tmp"
+		rm -rf "$tmp/deb"
+	fi
+	local roots=("$tmp"/*/mm/khugepaged.c)
+	[ -f "${roots[0]}" ] || die "what was unpacked is no kernel tree (mm/khugepaged.c is not there)"
+	mv "${roots[0]%/mm/khugepaged.c}" "$CACHE/base/$key"
+	rm -rf "$tmp"
+	[ -n "${KERNEL_SRC:-}" ] || echo "$key" >"$CACHE/base/default"
+}
+
+check_machine
+# shellcheck disable=SC2086
+apt_install $PACKAGES
+setup_rust
+setup_python
+setup_base

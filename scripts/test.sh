@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# The whole test suite. A test is a line "pass", "fail" or "skip" and its name;
+# failures are repeated at the end, before the totals.
+#
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+lock_cache
+use_base
+
+results=$BUILD/test-results
+mkdir -p "$BUILD"
+: >"$results"
+
+# report: result lines from standard input, shown without the many that pass.
+report() { tee -a "$results" | grep -v '^pass' | sed 's/^/    /' || true; }
+
+# step NAME COMMAND...: one test whose exit status is its result.
+step() {
+	local name=$1 start=$SECONDS
+	shift
+	say "$name"
+	if "$@"; then echo "pass $name"; else echo "fail $name"; fi | report
+	say "$name: $((SECONDS - start)) s"
+}
+
+# suite NAME COMMAND...: prints result lines of its own; must print some.
+suite() {
+	local name=$1 lines
+	shift
+	say "$name"
+	lines=$("$@") || [ -n "$lines" ] || lines="fail $name: could not be run"
+	report <<<"${lines:-fail $name: printed no result}"
+	say "$name: $(grep -c '^pass' <<<"$lines" || true) passed"
+}
+
+# The kernel's own tests, run while it boots: KTAP in its messages.
+kunit() {
+	"$ROOT/scripts/boot.sh" -t 300 -l kunit -m 4G debug true >&2 || { echo "fail KUnit: the debug kernel boots" && return; }
+	cp "$BUILD/boot/debug-kunit/console" "$BUILD/boot/kunit.tap"
+	python3 "$ROOT/scripts/tap.py" "$BUILD/boot/kunit.tap"
+}
+
+# upstream KERNEL: mm selftests against what the unpatched base passes.
+upstream() {
+	local kernel=$1
+	"$ROOT/scripts/selftests.sh" "$kernel" >"$BUILD/$kernel.selftests" || return
+	python3 "$ROOT/scripts/tap.py" --baseline "$ROOT/tests/baseline/$kernel" "$BUILD/$kernel.selftests" |
+		sed "s/ / $kernel: /"
+}
+
+announces() {
+	grep -aq 'collapse: MADV_COLLAPSE' "$BUILD/boot/debug-kunit/console"
+}
+
+# With the option off, mm/ compiles to the very bytes of the base.
+same_objects() {
+	local object ours theirs differ=0
+	"$ROOT/scripts/kernel.sh" base-off mm/ && "$ROOT/scripts/kernel.sh" off mm/ || return
+	while read -r object; do
+		ours=$BUILD/off/$object theirs=$BUILD/base-off/$object
+		cmp -s "$ours" "$theirs" || { echo "$object differs from the base's with the option off" >&2 && differ=1; }
+	done < <(cd "$BUILD/base-off" && find mm -name '*.o')
+	[ "$(cd "$BUILD/off" && find mm -name '*.o' | wc -l)" -eq "$(cd "$BUILD/base-off" && find mm -name '*.o' | wc -l)" ] && [ $differ -eq 0 ]
+}
+
+# The runner itself: a failure in the guest must not go unseen.
+# fails_as PATTERN BOOT_ARGUMENTS...: it fails, and says why.
+fails_as() {
+	local pattern=$1 log
+	shift
+	if log=$("$ROOT/scripts/boot.sh" -l runner "$@" 2>&1); then
+		echo "succeeded, should have failed" >&2
+		return 1
+	fi
+	grep -q "$pattern" <<<"$log" || { printf '%s\n' "$log" >&2 && return 1; }
+}
+status_comes_back() {
+	local status=0 output
+	output=$("$ROOT/scripts/boot.sh" -l runner release "echo out; echo err >&2; exit 7" 2>/dev/null) || status=$?
+	[ $status -eq 7 ] && [ "$output" = $'out\nerr' ]
+}
+
+suite "style and lint" "$ROOT/scripts/check.sh"
+step "tests of the scripts" python3 -B "$ROOT/tests/test_overlay.py"
+step "option off: mm/ has the base's object code" same_objects
+step "build the release kernel" "$ROOT/scripts/kernel.sh" release
+step "build the debug kernel" "$ROOT/scripts/kernel.sh" debug
+step "runner: output and exit status come back" status_comes_back
+step "runner: a hanging guest fails" fails_as "had not ended" -t 25 release "sleep 1000"
+step "runner: a dying guest fails" fails_as "Kernel panic\|died" release "echo c >/proc/sysrq-trigger"
+step "runner: a kernel splat fails" fails_as "complained" release "echo 'WARNING: made by a test' >/dev/kmsg"
+suite "KUnit" kunit
+step "the crate announces itself at boot" announces
+step "redis-server's heap is collapsed, its data intact (release)" \
+	"$ROOT/scripts/boot.sh" -l redis release "bash '$ROOT/guest/redis.sh' '$ROOT' 100000"
+step "redis-server's heap is collapsed, its data intact (debug)" \
+	"$ROOT/scripts/boot.sh" -t 600 -l redis debug "bash '$ROOT/guest/redis.sh' '$ROOT' 20000"
+suite "upstream mm selftests, release kernel" upstream release
+suite "upstream mm selftests, debug kernel" upstream debug
+
+grep '^fail' "$results" | sed 's/^/    /' || true
+count() { grep -c "^$1 " "$results" || true; }
+echo "$(count pass) passed, $(count fail) failed, $(count skip) skipped"
+[ "$(count fail)" -eq 0 ]

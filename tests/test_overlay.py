@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Tests of scripts/overlay.py and scripts/tap.py on a tree of a few files."""
+
+import contextlib
+import io
+import pathlib
+import sys
+import tempfile
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import overlay
+import tap
+
+MANIFEST = """
+[cover]
+prefix = "PATCH"
+subject = "a subject"
+text = "a text"
+[[commit]]
+message = "mm: first"
+files = ["mm/new/*"]
+patches = ["one.patch"]
+[[commit]]
+message = "mm: second"
+patches = ["two.patch"]
+"""
+BASE = "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n"
+ONE = "--- a/mm/old.c\n+++ b/mm/old.c\n@@ -1,3 +1,4 @@\n a\n+one\n b\n c\n"
+TWO = "--- a/mm/old.c\n+++ b/mm/old.c\n@@ -9,3 +9,4 @@\n h\n i\n+two\n j\n"
+
+
+class Overlay(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        top = pathlib.Path(folder.name)
+        self.repo, self.base, self.tree = top / "repo", top / "base", top / "tree"
+        self.write(self.base / "mm/old.c", BASE)
+        self.write(self.base / "mm/other.c", "other\n")
+        self.write(self.repo / "mm/new/new.c", "new\n")
+        self.write(self.repo / "patches/one.patch", ONE)
+        self.write(self.repo / "patches/two.patch", TWO)
+        self.write(self.repo / "series/series.toml", MANIFEST)
+        self.addCleanup(setattr, overlay, "ROOT", overlay.ROOT)
+        overlay.ROOT = self.repo
+
+    @staticmethod
+    def write(path, text):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def quietly(self, function, *args):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return function(overlay.Series(), self.base, self.tree, *args)
+
+    def sync(self):
+        self.quietly(overlay.sync)
+        return (self.tree / "mm/old.c").read_text()
+
+    def refused(self, function, *args):
+        with self.assertRaises(SystemExit) as stop:
+            self.quietly(function, *args)
+        return str(stop.exception)
+
+    def test_sync_applies_files_and_patches(self):
+        self.assertEqual(self.sync(), BASE.replace("a\n", "a\none\n").replace("i\n", "i\ntwo\n"))
+        self.assertEqual((self.tree / "mm/new/new.c").read_text(), "new\n")
+
+    def test_sync_leaves_what_is_the_same(self):
+        self.sync()
+        before = (self.tree / "mm/old.c").stat().st_mtime_ns
+        self.sync()
+        self.assertEqual((self.tree / "mm/old.c").stat().st_mtime_ns, before)
+
+    def test_sync_takes_back_what_left_the_series(self):
+        self.sync()
+        manifest = MANIFEST.replace('["two.patch"]', "[]")
+        self.write(self.repo / "series/series.toml", manifest)
+        (self.repo / "patches/two.patch").unlink()
+        self.assertNotIn("two", self.sync())
+
+    def test_sync_never_overwrites_an_edit(self):
+        self.sync()
+        for path in ("mm/old.c", "mm/other.c", "mm/new/new.c", "mm/extra.c"):
+            kept = (self.tree / path).read_text() if (self.tree / path).exists() else None
+            self.write(self.tree / path, "edited\n")
+            self.assertIn(path, self.refused(overlay.sync))
+            self.assertEqual((self.tree / path).read_text(), "edited\n")
+            (self.tree / path).unlink() if kept is None else self.write(self.tree / path, kept)
+            if path == "mm/other.c":  # same content, another time: still said
+                overlay.shutil.copy2(self.base / path, self.tree / path)
+
+    def test_refresh_brings_edits_home(self):
+        text = self.sync()
+        self.write(self.tree / "mm/old.c", text.replace("two", "two and more"))
+        self.write(self.tree / "mm/new/new.c", "newer\n")
+        self.quietly(overlay.refresh, "")
+        self.assertIn("+two and more", (self.repo / "patches/two.patch").read_text())
+        self.assertNotIn("more", (self.repo / "patches/one.patch").read_text())
+        self.assertEqual((self.repo / "mm/new/new.c").read_text(), "newer\n")
+        self.assertIn("two and more", self.sync())
+
+    def test_refresh_asks_where_an_edit_belongs(self):
+        self.sync()
+        self.write(self.tree / "mm/other.c", "edited\n")
+        self.assertIn("mm/other.c is in no patch", self.refused(overlay.refresh, ""))
+        self.quietly(overlay.refresh, "two")
+        self.assertIn("+edited", (self.repo / "patches/two.patch").read_text())
+        self.sync()
+        self.assertEqual((self.tree / "mm/other.c").read_text(), "edited\n")
+
+    def test_a_file_in_no_commit_is_refused(self):
+        self.write(self.repo / "mm/stray.c", "stray\n")
+        self.assertIn("mm/stray.c", self.refused(overlay.sync))
+
+    def test_a_patch_that_does_not_apply_is_named(self):
+        self.write(self.base / "mm/old.c", "something else\n")
+        self.assertIn("patches/one.patch does not apply", self.refused(overlay.sync))
+
+    def test_format_gives_the_overlays_tree(self):
+        self.quietly(overlay.format_series)
+        mails = sorted(path.name for path in self.tree.iterdir())
+        self.assertEqual(mails, ["0000-cover-letter.patch", "0001-mm-first.patch", "0002-mm-second.patch"])
+        self.assertIn("a subject", (self.tree / mails[0]).read_text())
+
+
+class Tap(unittest.TestCase):
+    def test_parse(self):
+        text = "TAP version 13\nok 1 first\nnot ok 2 - second\n    ok 1 third # SKIP why\nok 2 fourth # XFAIL\nok 5 first\n"
+        self.assertEqual(
+            list(tap.parse(text, "s")),
+            [
+                ("pass", "s: first"),
+                ("fail", "s: second"),
+                ("skip", "s: third"),
+                ("xfail", "s: fourth"),
+                ("pass", "s: first (2)"),
+            ],
+        )
+
+    def test_silence_is_a_failure(self):
+        self.assertEqual(list(tap.parse("nothing\n", "s")), [("fail", "s: printed no test result at all")])
+
+    def test_compare(self):
+        base = {n: (r, why) for n, r, why in (
+            ("good", "pass", ""), ("lost", "pass", ""), ("gone", "pass", ""), ("moody", "pass", "flaky: why"),
+            ("bad", "fail", "why"), ("unexplained", "fail", ""), ("skipped", "skip", ""),
+        )}
+        here = {n: (r, "") for n, r in (
+            ("good", "pass"), ("lost", "fail"), ("moody", "fail"), ("bad", "fail"), ("unexplained", "fail"),
+            ("skipped", "skip"), ("new", "fail"),
+        )}
+        verdicts = {name.split(" ")[0]: result for result, name in tap.compare(base, here)}
+        self.assertEqual(verdicts, {
+            "good": "pass", "lost": "fail", "gone": "fail", "moody": "skip", "bad": "skip",
+            "unexplained": "fail", "skipped": "skip", "new": "fail",
+        })
+
+
+if __name__ == "__main__":
+    unittest.main()
