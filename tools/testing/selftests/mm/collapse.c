@@ -1,0 +1,669 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * MADV_COLLAPSE of private anonymous memory: every layout of source pages that
+ * userspace can build, every refusal that it can provoke, and threads that use
+ * the memory while it is collapsed. Whatever the result of a call, each byte
+ * must still read as it was written.
+ */
+#define _GNU_SOURCE
+#include "kselftest_harness.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mman.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "vm_util.h"
+#include "../../../../mm/gup_test.h"
+
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+
+#define WINDOW		((size_t)HPAGE_SIZE)
+#define NR_WINDOWS	4
+#define PAGES		(WINDOW / psize())
+
+FIXTURE(collapse)
+{
+	/* NR_WINDOWS windows, with a hole of one window on either side. */
+	char *mem;
+	int pagemap;
+	unsigned int seed;
+};
+
+static char *map_windows(size_t windows)
+{
+	size_t size = (windows + 3) * WINDOW;
+	char *area, *mem;
+
+	area = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (area == MAP_FAILED)
+		return NULL;
+	mem = (char *)(((uintptr_t)area + 2 * WINDOW - 1) & ~(WINDOW - 1));
+	if (munmap(area, size) ||
+	    mmap(mem, windows * WINDOW, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != mem)
+		return NULL;
+	/* No huge page by itself: every one that is seen was collapsed. */
+	if (madvise(mem, windows * WINDOW, MADV_NOHUGEPAGE))
+		return NULL;
+	return mem;
+}
+
+FIXTURE_SETUP(collapse)
+{
+	if (read_pmd_pagesize() != WINDOW)
+		SKIP(return, "huge pages are not of 2 MiB here");
+	self->mem = map_windows(NR_WINDOWS);
+	ASSERT_NE(self->mem, NULL);
+	self->pagemap = open("/proc/self/pagemap", O_RDONLY);
+	ASSERT_GE(self->pagemap, 0);
+	self->seed = 1;
+}
+
+FIXTURE_TEARDOWN(collapse)
+{
+	if (self->mem)
+		munmap(self->mem, NR_WINDOWS * WINDOW);
+	close(self->pagemap);
+}
+
+/* A word of a page names the page and the word, so that a swap of any shows. */
+static uint64_t word(const char *page, size_t i)
+{
+	return ((uint64_t)(uintptr_t)page << 12) ^ (i * 0x9e3779b97f4a7c15ULL) ^ 1;
+}
+
+static void write_page(char *page)
+{
+	uint64_t *p = (uint64_t *)page;
+
+	for (size_t i = 0; i < psize() / sizeof(*p); i++)
+		p[i] = word(page, i);
+}
+
+static void write_pages(char *start, size_t pages, size_t stride)
+{
+	for (size_t i = 0; i < pages; i += stride)
+		write_page(start + i * psize());
+}
+
+static bool page_intact(const char *page)
+{
+	const uint64_t *p = (const uint64_t *)page;
+
+	for (size_t i = 0; i < psize() / sizeof(*p); i++)
+		if (p[i] != word(page, i))
+			return false;
+	return true;
+}
+
+static bool page_zero(const char *page)
+{
+	const uint64_t *p = (const uint64_t *)page;
+
+	for (size_t i = 0; i < psize() / sizeof(*p); i++)
+		if (p[i])
+			return false;
+	return true;
+}
+
+/* Every stride'th page as written, the others zero. */
+static bool window_intact(const char *window, size_t stride)
+{
+	for (size_t i = 0; i < PAGES; i++) {
+		const char *page = window + i * psize();
+
+		if (i % stride ? !page_zero(page) : !page_intact(page))
+			return false;
+	}
+	return true;
+}
+
+static bool is_huge(char *window)
+{
+	return check_huge_anon(window, WINDOW, 1, WINDOW);
+}
+
+static int collapse(void *start, size_t len)
+{
+	return madvise(start, len, MADV_COLLAPSE) ? errno : 0;
+}
+
+#define EXPECT_COLLAPSED(window, stride) do {				\
+	char *__window = (window);					\
+									\
+	EXPECT_EQ(collapse(__window, WINDOW), 0);			\
+	EXPECT_TRUE(is_huge(__window));					\
+	EXPECT_TRUE(window_intact(__window, stride));			\
+} while (0)
+
+#define EXPECT_REFUSED(window, error) do {				\
+	char *__refused = (window);					\
+									\
+	EXPECT_EQ(collapse(__refused, WINDOW), error);			\
+	EXPECT_FALSE(is_huge(__refused));				\
+} while (0)
+
+TEST_F(collapse, dense)
+{
+	unsigned long rss;
+
+	write_pages(self->mem, NR_WINDOWS * PAGES, 1);
+	rss = rss_anon();
+	EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
+	EXPECT_TRUE(check_huge_anon(self->mem, NR_WINDOWS * WINDOW, NR_WINDOWS, WINDOW));
+	for (int i = 0; i < NR_WINDOWS; i++)
+		EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 1));
+	/* rss is exact up to the batches of the per-CPU counters. */
+	EXPECT_LE(labs((long)(rss_anon() - rss)), 1024);
+}
+
+TEST_F(collapse, single_page)
+{
+	unsigned long rss = rss_anon();
+
+	write_page(self->mem + 77 * psize());
+	EXPECT_EQ(collapse(self->mem, WINDOW), 0);
+	EXPECT_TRUE(is_huge(self->mem));
+	for (size_t i = 0; i < PAGES; i++) {
+		char *page = self->mem + i * psize();
+
+		EXPECT_TRUE(i == 77 ? page_intact(page) : page_zero(page));
+	}
+	/* A hole that is filled counts, as a fault of it would. */
+	EXPECT_GE(rss_anon() - rss + 1024, WINDOW / 1024);
+}
+
+TEST_F(collapse, holes)
+{
+	write_pages(self->mem, PAGES, 2);
+	EXPECT_COLLAPSED(self->mem, 2);
+}
+
+TEST_F(collapse, zero_pages)
+{
+	force_read_pages(self->mem, PAGES, psize());
+	write_pages(self->mem, PAGES, 3);
+	EXPECT_COLLAPSED(self->mem, 3);
+}
+
+TEST_F(collapse, only_zero_pages)
+{
+	force_read_pages(self->mem, PAGES, psize());
+	EXPECT_EQ(collapse(self->mem, WINDOW), 0);
+	EXPECT_TRUE(is_huge(self->mem));
+	for (size_t i = 0; i < PAGES; i++)
+		EXPECT_TRUE(page_zero(self->mem + i * psize()));
+}
+
+/* Swaps out [start, start + pages), as far as the kernel will. */
+static size_t swap_out(int pagemap, char *start, size_t pages)
+{
+	size_t swapped = 0;
+
+	madvise(start, pages * psize(), MADV_PAGEOUT);
+	for (size_t i = 0; i < pages; i++)
+		swapped += pagemap_is_swapped(pagemap, start + i * psize());
+	return swapped;
+}
+
+TEST_F(collapse, swapped_in_part)
+{
+	write_pages(self->mem, PAGES, 1);
+	if (!swap_out(self->pagemap, self->mem + 100 * psize(), 64))
+		SKIP(return, "nothing was swapped out: no swap?");
+	EXPECT_COLLAPSED(self->mem, 1);
+}
+
+TEST_F(collapse, swapped_wholly)
+{
+	write_pages(self->mem, PAGES, 1);
+	if (swap_out(self->pagemap, self->mem, PAGES) < PAGES)
+		SKIP(return, "not all was swapped out: no swap?");
+	EXPECT_COLLAPSED(self->mem, 1);
+}
+
+/* Swapped in for reading only: the pages are still in the swap cache. */
+TEST_F(collapse, swap_cache)
+{
+	write_pages(self->mem, PAGES, 1);
+	if (!swap_out(self->pagemap, self->mem, PAGES))
+		SKIP(return, "nothing was swapped out: no swap?");
+	force_read_pages(self->mem, PAGES, psize());
+	EXPECT_COLLAPSED(self->mem, 1);
+}
+
+/* Runs the test's rest in a child and gives its verdict: 0 is good. */
+static int in_child(int (*function)(char *mem), char *mem)
+{
+	int status;
+	pid_t child = fork();
+
+	if (!child)
+		_exit(function(mem));
+	if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status))
+		return -1;
+	return WEXITSTATUS(status);
+}
+
+static int collapse_shared(char *mem)
+{
+	if (collapse(mem, WINDOW) || !is_huge(mem) || !window_intact(mem, 1))
+		return 1;
+	memset(mem, 0xff, WINDOW);
+	return 0;
+}
+
+TEST_F(collapse, shared_by_fork_in_child)
+{
+	write_pages(self->mem, PAGES, 1);
+	EXPECT_EQ(in_child(collapse_shared, self->mem), 0);
+	/* What the child did to its copy is not seen here. */
+	EXPECT_TRUE(window_intact(self->mem, 1));
+	EXPECT_COLLAPSED(self->mem, 1);
+}
+
+TEST_F(collapse, shared_by_fork_in_parent)
+{
+	int go[2], status;
+	pid_t child;
+	char c;
+
+	write_pages(self->mem, PAGES, 1);
+	ASSERT_EQ(pipe(go), 0);
+	child = fork();
+	ASSERT_GE(child, 0);
+	if (!child) {
+		close(go[1]);
+		if (read(go[0], &c, 1))
+			_exit(2);
+		_exit(!window_intact(self->mem, 1));
+	}
+	EXPECT_COLLAPSED(self->mem, 1);
+	memset(self->mem, 0xff, WINDOW);
+	close(go[0]);
+	close(go[1]);
+	ASSERT_EQ(waitpid(child, &status, 0), child);
+	EXPECT_EQ(status, 0);
+}
+
+/* Makes a huge page of the window, then has its PTEs map it. */
+static bool map_huge_by_ptes(char *window)
+{
+	write_pages(window, PAGES, 1);
+	if (collapse(window, WINDOW) || !is_huge(window))
+		return false;
+	/* Protecting one page of it splits the mapping, not the page. */
+	return !mprotect(window + psize(), psize(), PROT_READ) &&
+	       !mprotect(window + psize(), psize(), PROT_READ | PROT_WRITE) &&
+	       !is_huge(window);
+}
+
+TEST_F(collapse, huge_page_mapped_by_ptes)
+{
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	EXPECT_COLLAPSED(self->mem, 1);
+}
+
+TEST_F(collapse, huge_page_mapped_in_part)
+{
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	ASSERT_EQ(madvise(self->mem + 10 * psize(), 20 * psize(), MADV_DONTNEED), 0);
+	write_pages(self->mem + 10 * psize(), 10, 1);
+	EXPECT_EQ(collapse(self->mem, WINDOW), 0);
+	EXPECT_TRUE(is_huge(self->mem));
+	for (size_t i = 0; i < PAGES; i++) {
+		char *page = self->mem + i * psize();
+
+		EXPECT_TRUE(i >= 20 && i < 30 ? page_zero(page) : page_intact(page));
+	}
+}
+
+/* Parts of two huge pages, moved into one window, some of them twice over. */
+TEST_F(collapse, huge_pages_scattered)
+{
+	char *target = self->mem + 2 * WINDOW;
+	size_t part = 8 * psize();
+
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	ASSERT_TRUE(map_huge_by_ptes(self->mem + WINDOW));
+	for (size_t i = 0; i < PAGES / 8; i++) {
+		char *from = self->mem + (i % 2) * WINDOW + (i / 2) * part;
+
+		ASSERT_NE(mremap(from, part, part, MREMAP_MAYMOVE | MREMAP_FIXED,
+				 target + i * part), MAP_FAILED);
+	}
+	/* One VMA again where the kernel can merge them; else there is no window. */
+	if (collapse(target, WINDOW))
+		SKIP(return, "the parts did not merge into one mapping");
+	EXPECT_TRUE(is_huge(target));
+	for (size_t i = 0; i < PAGES; i++) {
+		size_t slice = i / 8;
+		char *from = self->mem + (slice % 2) * WINDOW + (slice / 2) * part +
+			     (i % 8) * psize();
+		uint64_t *p = (uint64_t *)(target + i * psize());
+
+		EXPECT_EQ(p[5], word(from, 5));
+	}
+}
+
+TEST_F(collapse, mlocked)
+{
+	write_pages(self->mem, PAGES, 1);
+	if (mlock(self->mem, WINDOW))
+		SKIP(return, "mlock is not allowed");
+	EXPECT_COLLAPSED(self->mem, 1);
+	EXPECT_EQ(munlock(self->mem, WINDOW), 0);
+	EXPECT_TRUE(window_intact(self->mem, 1));
+}
+
+TEST_F(collapse, lazily_freed)
+{
+	write_pages(self->mem, PAGES, 1);
+	ASSERT_EQ(madvise(self->mem, 8 * psize(), MADV_FREE), 0);
+	/* Written after MADV_FREE: these must stay. */
+	write_pages(self->mem, 4, 1);
+	EXPECT_EQ(collapse(self->mem, WINDOW), 0);
+	EXPECT_TRUE(is_huge(self->mem));
+	for (size_t i = 0; i < PAGES; i++) {
+		char *page = self->mem + i * psize();
+
+		EXPECT_TRUE(page_intact(page) || (i >= 4 && i < 8 && page_zero(page)));
+	}
+}
+
+TEST_F(collapse, soft_dirty)
+{
+	if (!softdirty_supported())
+		SKIP(return, "soft-dirty is not supported");
+	write_pages(self->mem, PAGES, 1);
+	clear_softdirty();
+	write_page(self->mem + 9 * psize());
+	ASSERT_TRUE(pagemap_is_softdirty(self->pagemap, self->mem + 9 * psize()));
+	EXPECT_COLLAPSED(self->mem, 1);
+	/* Said of too many pages is allowed, of too few is not. */
+	EXPECT_TRUE(pagemap_is_softdirty(self->pagemap, self->mem + 9 * psize()));
+}
+
+TEST_F(collapse, ksm_pages)
+{
+	for (size_t i = 0; i < PAGES; i++)
+		memset(self->mem + i * psize(), i < 64 ? 0x5a : i, psize());
+	ASSERT_EQ(madvise(self->mem, 64 * psize(), MADV_MERGEABLE), 0);
+	if (ksm_start() < 0)
+		SKIP(return, "KSM is not available");
+	EXPECT_GT(ksm_get_self_merging_pages(), 0);
+	collapse(self->mem, WINDOW);
+	for (size_t i = 0; i < WINDOW; i++) {
+		size_t page = i / psize();
+
+		ASSERT_EQ((unsigned char)self->mem[i], page < 64 ? 0x5a : (page & 0xff));
+	}
+	ksm_stop();
+}
+
+TEST_F(collapse, guard_marker)
+{
+	write_pages(self->mem, PAGES, 1);
+	if (madvise(self->mem + 5 * psize(), psize(), MADV_GUARD_INSTALL))
+		SKIP(return, "guard regions are not supported");
+	EXPECT_REFUSED(self->mem, EINVAL);
+	for (size_t i = 0; i < PAGES; i++)
+		EXPECT_TRUE(i == 5 || page_intact(self->mem + i * psize()));
+}
+
+static int open_userfaultfd(void)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP };
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+	if (uffd >= 0 && ioctl(uffd, UFFDIO_API, &api)) {
+		close(uffd);
+		return -1;
+	}
+	return uffd;
+}
+
+TEST_F(collapse, userfaultfd_write_protected)
+{
+	struct uffdio_writeprotect wp = {
+		.range = { (uintptr_t)self->mem + 3 * psize(), psize() },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+	int uffd = open_userfaultfd();
+
+	if (uffd < 0)
+		SKIP(return, "userfaultfd is not available");
+	write_pages(self->mem, PAGES, 1);
+	ASSERT_EQ(uffd_register(uffd, self->mem, WINDOW, false, true, false), 0);
+	ASSERT_EQ(ioctl(uffd, UFFDIO_WRITEPROTECT, &wp), 0);
+	EXPECT_REFUSED(self->mem, EINVAL);
+	EXPECT_TRUE(window_intact(self->mem, 1));
+	close(uffd);
+}
+
+/* A hole of such a mapping is its owner's to fill. */
+TEST_F(collapse, userfaultfd_missing)
+{
+	int uffd = open_userfaultfd();
+
+	if (uffd < 0)
+		SKIP(return, "userfaultfd is not available");
+	write_pages(self->mem, PAGES, 1);
+	write_pages(self->mem + WINDOW, PAGES, 1);
+	ASSERT_EQ(madvise(self->mem, psize(), MADV_DONTNEED), 0);
+	ASSERT_EQ(uffd_register(uffd, self->mem, 2 * WINDOW, true, false, false), 0);
+	EXPECT_REFUSED(self->mem, EBUSY);
+	EXPECT_COLLAPSED(self->mem + WINDOW, 1);
+	close(uffd);
+}
+
+TEST_F(collapse, poisoned)
+{
+	write_pages(self->mem, PAGES, 1);
+	if (madvise(self->mem + 4 * psize(), psize(), MADV_HWPOISON))
+		SKIP(return, "memory failure cannot be injected");
+	EXPECT_REFUSED(self->mem, EINVAL);
+	for (size_t i = 0; i < PAGES; i++)
+		EXPECT_TRUE(i == 4 || page_intact(self->mem + i * psize()));
+}
+
+/* Pinned for I/O: a device may write the page at any time, it must stay put. */
+TEST_F(collapse, pinned)
+{
+	struct pin_longterm_test pin = {
+		.addr = (uintptr_t)self->mem + 6 * psize(),
+		.size = psize(),
+		.flags = PIN_LONGTERM_TEST_FLAG_USE_WRITE,
+	};
+	int gup = open("/sys/kernel/debug/gup_test", O_RDWR);
+
+	if (gup < 0)
+		SKIP(return, "CONFIG_GUP_TEST is not there");
+	write_pages(self->mem, 2 * PAGES, 1);
+	ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_START, &pin), 0);
+	EXPECT_REFUSED(self->mem, EAGAIN);
+	EXPECT_TRUE(window_intact(self->mem, 1));
+	/* One bad window does not end the range. */
+	EXPECT_EQ(collapse(self->mem, 2 * WINDOW), EAGAIN);
+	EXPECT_TRUE(is_huge(self->mem + WINDOW));
+	EXPECT_EQ(ioctl(gup, PIN_LONGTERM_TEST_STOP), 0);
+	EXPECT_COLLAPSED(self->mem, 1);
+	close(gup);
+}
+
+TEST_F(collapse, nothing_there)
+{
+	/* Neither a table with nothing in it nor no table at all is collapsed. */
+	EXPECT_REFUSED(self->mem, EINVAL);
+	write_pages(self->mem + WINDOW, PAGES, 1);
+	EXPECT_EQ(collapse(self->mem, 2 * WINDOW), EINVAL);
+	EXPECT_TRUE(is_huge(self->mem + WINDOW));
+}
+
+TEST_F(collapse, already_huge)
+{
+	write_pages(self->mem, PAGES, 1);
+	EXPECT_COLLAPSED(self->mem, 1);
+	EXPECT_COLLAPSED(self->mem, 1);
+}
+
+TEST_F(collapse, range_without_window)
+{
+	write_pages(self->mem, 2 * PAGES, 1);
+	EXPECT_EQ(collapse(self->mem + psize(), WINDOW), 0);
+	EXPECT_EQ(collapse(self->mem, WINDOW - psize()), 0);
+	EXPECT_EQ(collapse(self->mem, 0), 0);
+	EXPECT_FALSE(is_huge(self->mem));
+	EXPECT_EQ(collapse(self->mem + 1, WINDOW), EINVAL);
+	/* Only the window that is wholly inside. */
+	EXPECT_EQ(collapse(self->mem + psize(), 2 * WINDOW - psize()), 0);
+	EXPECT_FALSE(is_huge(self->mem));
+	EXPECT_TRUE(is_huge(self->mem + WINDOW));
+}
+
+TEST_F(collapse, gap)
+{
+	write_pages(self->mem, NR_WINDOWS * PAGES, 1);
+	ASSERT_EQ(munmap(self->mem + WINDOW, WINDOW), 0);
+	EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), ENOMEM);
+	for (int i = 0; i < NR_WINDOWS; i++) {
+		if (i == 1)
+			continue;
+		EXPECT_TRUE(is_huge(self->mem + i * WINDOW));
+		EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 1));
+	}
+}
+
+TEST_F(collapse, thp_disabled_for_process)
+{
+	write_pages(self->mem, PAGES, 1);
+	ASSERT_EQ(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), 0);
+	EXPECT_EQ(collapse(self->mem, WINDOW), EINVAL);
+	ASSERT_EQ(prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0), 0);
+	EXPECT_COLLAPSED(self->mem, 1);
+}
+
+/*
+ * Threads that use the memory while it is collapsed again and again. Each owns
+ * every fourth page; what it reads must be what it wrote last, or zero if it has
+ * just thrown the page away.
+ */
+#define NR_USERS	4
+#define STRESS_SECONDS	5
+
+struct user {
+	char *mem;
+	unsigned int id;
+	unsigned int seed;
+	atomic_bool *stop;
+	unsigned long rounds;
+	unsigned long lost;
+};
+
+static void *use_memory(void *argument)
+{
+	struct user *user = argument;
+	size_t pages = NR_WINDOWS * PAGES / NR_USERS;
+	unsigned long *expected = calloc(pages, sizeof(*expected));
+
+	while (expected && !atomic_load(user->stop)) {
+		size_t i = rand_r(&user->seed) % pages;
+		char *page = user->mem + (i * NR_USERS + user->id) * psize();
+		atomic_ulong *first = (atomic_ulong *)page;
+		atomic_ulong *last = (atomic_ulong *)(page + psize()) - 1;
+
+		if (atomic_load(first) != expected[i] || atomic_load(last) != expected[i]) {
+			user->lost++;
+			break;
+		}
+		switch (rand_r(&user->seed) % 16) {
+		case 0:
+			madvise(page, psize(), MADV_DONTNEED);
+			expected[i] = 0;
+			break;
+		case 1:
+			madvise(page, psize(), MADV_PAGEOUT);
+			break;
+		case 2:
+			mlock(page, psize());
+			munlock(page, psize());
+			break;
+		default:
+			expected[i]++;
+			atomic_store(first, expected[i]);
+			atomic_store(last, expected[i]);
+			break;
+		}
+		user->rounds++;
+	}
+	free(expected);
+	return NULL;
+}
+
+static void *fork_often(void *argument)
+{
+	struct user *user = argument;
+
+	while (!atomic_load(user->stop)) {
+		pid_t child = fork();
+
+		if (!child)
+			_exit(0);
+		if (child > 0)
+			waitpid(child, NULL, 0);
+		usleep(20000);
+		user->rounds++;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(collapse, used_meanwhile, 120)
+{
+	struct user users[NR_USERS + 1];
+	pthread_t threads[NR_USERS + 1];
+	unsigned long calls = 0, done = 0;
+	atomic_bool stop = false;
+	time_t end;
+
+	for (int i = 0; i <= NR_USERS; i++) {
+		users[i] = (struct user){
+			.mem = self->mem, .id = i, .seed = self->seed + i, .stop = &stop,
+		};
+		ASSERT_EQ(pthread_create(&threads[i], NULL,
+					 i < NR_USERS ? use_memory : fork_often, &users[i]), 0);
+	}
+	for (end = time(NULL) + STRESS_SECONDS; time(NULL) < end; calls++) {
+		done += !collapse(self->mem, NR_WINDOWS * WINDOW);
+		/* Back to base pages, by the window. */
+		for (int i = 0; i < NR_WINDOWS; i++) {
+			char *page = self->mem + i * WINDOW + psize();
+
+			mprotect(page, psize(), PROT_READ | PROT_WRITE | PROT_EXEC);
+			mprotect(page, psize(), PROT_READ | PROT_WRITE);
+		}
+	}
+	atomic_store(&stop, true);
+	for (int i = 0; i <= NR_USERS; i++) {
+		ASSERT_EQ(pthread_join(threads[i], NULL), 0);
+		EXPECT_GT(users[i].rounds, 0);
+		EXPECT_EQ(users[i].lost, 0);
+	}
+	TH_LOG("%lu calls, %lu of them wholly successful", calls, done);
+}
+
+TEST_HARNESS_MAIN
