@@ -18,7 +18,7 @@ server=/tmp/redis-server
 ln -sf "$(command -v redis-check-rdb)" $server || die "redis-tools is not installed"
 socket=/tmp/redis.sock
 # It asks the kernel for no huge pages unless told not to; no snapshots, no port.
-$server --unixsocket $socket --port 0 --save '' --disable-thp no --daemonize yes \
+$server --unixsocket $socket --port 0 --save '' --disable-thp no --enable-debug-command yes --daemonize yes \
 	--pidfile /tmp/redis.pid --logfile /tmp/redis.log >/dev/null
 for _ in $(seq 100); do
 	[ ! -S $socket ] || break
@@ -32,6 +32,7 @@ echo "redis-server $(redis-cli -s $socket info server | sed -n 's/redis_version:
 redis-benchmark -q -s $socket -t set -n "$keys" -r "$keys" -d 1024 -P 64 >/tmp/benchmark.log 2>&1 ||
 	die "redis-benchmark failed: $(tail -n3 /tmp/benchmark.log)"
 before=$(redis-cli -s $socket debug digest)
+[[ $before =~ ^[0-9a-f]{40}$ ]] || die "redis gave no digest of its data: $before"
 
 python3 "$repository/guest/collapse.py" "$pid" || die "the heap was not collapsed"
 

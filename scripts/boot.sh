@@ -49,13 +49,17 @@ vng() {
 
 # The guest answers through files in a folder that it shares with us, so that its
 # output, its exit status and the kernel's own messages stay apart.
-# in_guest LIMIT COMMAND: runs it; what came of it is in $logs.
-in_guest() {
-	local seconds=$1
+# new_logs COMMAND: a new folder $logs for what comes of it.
+new_logs() {
 	rm -rf "$logs"
 	mkdir -p "$logs"
-	printf '%s\n' "$2" >"$logs/command"
+	printf '%s\n' "$1" >"$logs/command"
 	touch "$logs/output"
+}
+
+# in_guest SECONDS: runs $logs/command; 124 when it had not ended by then.
+in_guest() {
+	local seconds=$1
 	vng --verbose --rwdir="$logs" --append "oops=panic panic=-1 $boot_args" \
 		--exec "bash '$ROOT/guest/run.sh' '$logs'" </dev/null >"$logs/console" 2>&1 &
 	local pid=$! waited=0
@@ -80,7 +84,8 @@ choose_accelerator() {
 	accelerator=()
 	if [ ! -f "$known" ]; then
 		rm -f "$CACHE"/accelerator-*
-		if [ -w /dev/kvm ] && in_guest 20 true && [ -f "$logs/status" ]; then
+		new_logs true
+		if [ -w /dev/kvm ] && in_guest 20 && [ -s "$logs/status" ]; then
 			echo kvm >"$known"
 		else
 			say "KVM cannot run this kernel here: guests run under software emulation (TCG)"
@@ -100,11 +105,12 @@ if [ -z "$command" ]; then
 fi
 
 logs=$BUILD/boot/$kernel-$label
+new_logs "$command"
 tail -n +1 -F "$logs/output" 2>/dev/null &
 tail_pid=$!
 trap 'kill $tail_pid 2>/dev/null || true' EXIT
 verdict=0
-in_guest "$limit" "$command" || verdict=$?
+in_guest "$limit" || verdict=$?
 sleep 0.2
 kill $tail_pid 2>/dev/null || true
 

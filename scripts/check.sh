@@ -29,7 +29,7 @@ check() {
 
 formatted() {
 	local files
-	mapfile -t files < <(find mm rust -name '*.rs')
+	mapfile -t files < <(git ls-files -co --exclude-standard '*.rs')
 	rustfmt --check --edition 2021 --config-path "$BASE/.rustfmt.toml" "${files[@]}"
 }
 
@@ -43,7 +43,7 @@ checkpatch() {
 patches_and_files() {
 	local status=0
 	checkpatch --ignore COMMIT_MESSAGE,MISSING_SIGN_OFF,FILE_PATH_CHANGES patches/*.patch || status=1
-	find mm rust tools include Documentation -type f -not -path '*/target/*' -print0 2>/dev/null |
+	git ls-files -z -co --exclude-standard mm rust tools include Documentation |
 		xargs -0 bash -c 'checkpatch --file "$@"' _ || status=1
 	return "$status"
 }

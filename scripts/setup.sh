@@ -10,7 +10,7 @@ lock_cache
 PACKAGES="clang-$LLVM_MAJOR lld-$LLVM_MAJOR llvm-$LLVM_MAJOR libclang-$LLVM_MAJOR-dev
 	make gcc libc6-dev flex bison bc perl patch git rsync cpio kmod lz4 xz-utils zstd
 	libelf-dev libssl-dev libcap-dev libnuma-dev liburing-dev
-	ccache shellcheck python3-venv qemu-system-x86 redis-tools"
+	ca-certificates iproute2 ccache shellcheck python3-venv qemu-system-x86 redis-tools"
 RUST_PACKAGES="rustc-web cargo-web rust-web-src rust-web-clippy rustfmt-web"
 
 check_machine() {
@@ -107,14 +107,14 @@ setup_rust() {
 }
 
 setup_python() {
-	[ "$(cat "$CACHE/venv/pins" 2>/dev/null)" = "$PYTHON_WHEELS" ] && return 0
+	cmp -s "$CACHE/venv/pins" - <<<"$PYTHON_WHEELS" && return 0
 	say "making the Python environment (virtme-ng, ruff)"
 	rm -rf "$CACHE/venv"
 	python3 -m venv "$CACHE/venv"
 	echo "$PYTHON_WHEELS" >"$CACHE/venv/requirements.txt"
 	"$CACHE/venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
 		-r "$CACHE/venv/requirements.txt" 2>"$CACHE/pip.log" || die "pip failed: $(tail -n3 "$CACHE/pip.log")"
-	printf '%s' "$PYTHON_WHEELS" >"$CACHE/venv/pins"
+	mv "$CACHE/venv/requirements.txt" "$CACHE/venv/pins"
 }
 
 setup_base() {

