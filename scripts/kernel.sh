@@ -71,12 +71,16 @@ progress() {
 		END { if (tty && n) print "" }' >&2
 }
 
+# Clippy lints what it compiles; it may cost speed, so not for release.
+lint=()
+if [ "$name" = debug ] && command -v clippy-driver >/dev/null; then lint=(CLIPPY=1); fi
+
 configure
 [ $# -gt 0 ] || set -- bzImage
 say "building $name ($*): minutes from nothing, seconds after a change"
 start=$SECONDS
-if ! kmake "$tree" "$out" -j"$(nproc)" "$@" 2>&1 | tee "$out/build.log" | progress; then
-	grep -E -B2 -A12 'error|\*\*\*' "$out/build.log" | head -n 60 >&2
+if ! kmake "$tree" "$out" -j"$(nproc)" "${lint[@]}" "$@" 2>&1 | tee "$out/build.log" | progress; then
+	grep -E -B2 -A12 'error|\*\*\*' "$out/build.log" | head -n 60 >&2 || true
 	die "building $name failed; everything it said: $out/build.log"
 fi
 [ -f "$out/steps" ] || grep -c '^  [A-Z]' "$out/build.log" >"$out/steps" || true

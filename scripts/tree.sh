@@ -11,7 +11,10 @@ lock_cache
 use_base
 
 case ${1:-} in
-sync) "$ROOT/scripts/overlay.py" sync "$BASE" "$TREE" ;;
+sync)
+	"$ROOT/scripts/overlay.py" sync "$BASE" "$TREE"
+	say "the tree: $TREE"
+	;;
 refresh) "$ROOT/scripts/overlay.py" refresh "$BASE" "$TREE" --patch "${2:-}" ;;
 format) "$ROOT/scripts/overlay.py" format "$BASE" "$BUILD/series" ;;
 clean)
