@@ -86,6 +86,11 @@ fi
 [ -f "$out/steps" ] || grep -c '^  [A-Z]' "$out/build.log" >"$out/steps" || true
 if grep -q 'warning: ' "$out/build.log"; then
 	grep -A6 'warning: ' "$out/build.log" >&2
+	# What was compiled with a warning must not pass for built next time.
+	grep -oE "$tree/[^: ]+[.](c|h|rs):" "$out/build.log" | sort -u | while read -r source; do
+		source=${source#"$tree"/}
+		rm -f "$out/${source%/*}"/*.o
+	done
 	die "building $name gave compiler warnings"
 fi
 say "$name is built ($((SECONDS - start)) s)"

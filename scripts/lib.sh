@@ -43,7 +43,8 @@ use_base() {
 # One user of the cache at a time, be it another clone's; children inherit it.
 lock_cache() {
 	[ -z "${THP_COLLAPSE_LOCKED:-}" ] || return 0
-	mkdir -p "$CACHE"
+	mkdir -p "$CACHE" 2>/dev/null ||
+		die "cannot create the cache folder $CACHE: set XDG_CACHE_HOME to a folder you may write"
 	exec 9>"$CACHE/lock"
 	if ! flock -n 9; then
 		say "another run uses $CACHE, waiting for it"

@@ -22,10 +22,10 @@ check_machine() {
 	debian:12 | debian:13) ;;
 	*) die "set-up knows Debian 12 and 13, this is '$id $version'; use one of them, a container will do" ;;
 	esac
-	mkdir -p "$CACHE" 2>/dev/null || die "cannot create the cache folder $CACHE: set XDG_CACHE_HOME to a folder you may write"
 	free=$(df --output=avail -BG "$CACHE" | tail -n1 | tr -dc 0-9)
 	[ -d "$CACHE/build" ] || [ "$free" -ge 20 ] ||
 		die "$CACHE has ${free} GB free, a build from nothing needs 20: free some, or set XDG_CACHE_HOME"
+	[ -z "${KERNEL_SRC:-}" ] || base_key >/dev/null
 	memory=$(($(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1024 / 1024))
 	[ "$memory" -ge 7 ] || die "this machine has ${memory} GiB of memory, the debug guest and its build need 8"
 }
@@ -79,7 +79,7 @@ fetch_deb() {
 		warn "$package $version has left the archive; taking $(basename "$tmp"/*.deb), signed but not pinned"
 	else
 		rm -rf "$tmp"
-		die "cannot download $package $version: $(grep -m2 '^E:' "$CACHE/apt.log" || echo 'no network?') (or name a tree of your own with KERNEL_SRC)"
+		die "cannot download $package $version; no network? apt says: $(grep -m2 '^E:' "$CACHE/apt.log" || tail -n2 "$CACHE/apt.log")"
 	fi
 	FETCHED=$(basename "$tmp"/*.deb .deb | cut -d_ -f2)
 	dpkg-deb -x "$tmp"/*.deb "$folder"

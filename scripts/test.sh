@@ -37,7 +37,7 @@ suite() {
 
 # The kernel's own tests, run while it boots: KTAP in its messages.
 kunit() {
-	"$ROOT/scripts/boot.sh" -t 300 -l kunit -m 4G debug true >&2 || { echo "fail KUnit: the debug kernel boots" && return; }
+	"$ROOT/scripts/boot.sh" -t 600 -l kunit -a "kunit.enable=1 kunit.autorun=1" debug true >&2 || { echo "fail KUnit: the debug kernel boots" && return; }
 	cp "$BUILD/boot/debug-kunit/console" "$BUILD/boot/kunit.tap"
 	python3 "$ROOT/scripts/tap.py" "$BUILD/boot/kunit.tap"
 }
