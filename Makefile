@@ -43,7 +43,7 @@ series: setup ## write the patch series as mails
 refresh: setup ## take edits in the unpacked tree back into this repository
 	@scripts/tree.sh refresh "$(PATCH)"
 
-baseline: tree ## record what the unpatched base passes (an hour)
+baseline: tree ## record what the unpatched base passes (half an hour)
 	@scripts/baseline.sh
 
 clean: ## remove the build folders of this base (the downloads stay)

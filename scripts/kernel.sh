@@ -5,7 +5,7 @@
 #
 # Configures and builds one kernel (bzImage unless TARGETs are named):
 #   release debug             with this series
-#   base-release base-debug   the unpatched base, same options
+#   base-release              the unpatched base, same options
 #   off base-off              without Rust, for comparing object code
 #
 # shellcheck source=scripts/lib.sh
@@ -21,10 +21,9 @@ case $name in
 release) tree=$TREE fragments=(common rust release collapse) ;;
 debug) tree=$TREE fragments=(common rust debug collapse collapse-debug) ;;
 base-release) tree=$BASE fragments=(common rust release) ;;
-base-debug) tree=$BASE fragments=(common rust debug) ;;
 off) tree=$TREE fragments=(common release) ;;
 base-off) tree=$BASE fragments=(common release) ;;
-*) die "no configuration '$name': release, debug, base-release, base-debug, off or base-off" ;;
+*) die "no configuration '$name': release, debug, base-release, off or base-off" ;;
 esac
 out=$BUILD/$name
 mkdir -p "$out"

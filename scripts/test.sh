@@ -46,7 +46,7 @@ kunit() {
 upstream() {
 	local kernel=$1
 	"$ROOT/scripts/selftests.sh" "$kernel" >"$BUILD/$kernel.selftests" || return
-	python3 "$ROOT/scripts/tap.py" --baseline "$ROOT/tests/baseline/$kernel" "$BUILD/$kernel.selftests" |
+	python3 "$ROOT/scripts/tap.py" --baseline "$ROOT/tests/baseline" "$BUILD/$kernel.selftests" |
 		sed "s/ / $kernel: /"
 }
 
