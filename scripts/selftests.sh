@@ -13,16 +13,17 @@ kernel=${1:?usage: selftests.sh KERNEL}
 lock_cache
 use_base
 use_tools || die "the toolchain is not set up: run 'make setup'"
-tree=$TREE
-[[ $kernel != base-* ]] || tree=$BASE
-out=$BUILD/$kernel
+# Built once for all kernels of a tree.
+tree=$TREE out=$BUILD/selftests
+[[ $kernel != base-* ]] || tree=$BASE out=$BUILD/base-selftests
 binaries=$out/kselftest/mm
+mkdir -p "$out"
 
 say "building the mm selftests"
 {
 	kmake "$tree" "$out" headers &&
 		make -C "$tree/tools/testing/selftests" TARGETS=mm O="$out" CC=gcc LLVM= -j"$(nproc)"
-} >"$out/selftests.log" 2>&1 || die "building the selftests failed: $(grep -m5 -E 'error|\*\*\*' "$out/selftests.log"); all of it: $out/selftests.log"
+} >"$out/build.log" 2>&1 || die "building the selftests failed: $(grep -m5 -E 'error|\*\*\*' "$out/build.log"); all of it: $out/build.log"
 
 # Those that this tree has: the base lacks our own.
 suites=$out/suites

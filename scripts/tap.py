@@ -16,6 +16,7 @@ import re
 import sys
 
 LINE = re.compile(r"^\s*(?:\[[\s\d.]+\]\s*)?(not ok|ok) \d+ ?-? ?(.*)$")
+DIRECTIVE = re.compile(r"(?:^|\s)# (SKIP|XFAIL)\b ?(.*)$", re.IGNORECASE)
 
 
 def parse(text, suite):
@@ -25,16 +26,15 @@ def parse(text, suite):
         match = LINE.match(line)
         if not match:
             continue
-        name, _, directive = match[2].partition(" # ")
-        directive = directive.strip().upper()
-        name = re.sub(r"\x1b\[[0-9;]*m", "", name).strip() or "unnamed"
+        rest = re.sub(r"\x1b\[[0-9;]*m", "", match[2])
+        directive = DIRECTIVE.search(rest)
+        # kselftest's C helper puts the name behind the directive.
+        name = (rest[: directive.start()].strip() or directive[2]) if directive else rest.strip()
         seen[name] += 1
         if seen[name] > 1:
             name += f" ({seen[name]})"
-        if directive.startswith("SKIP"):
-            result = "skip"
-        elif directive.startswith("XFAIL"):
-            result = "xfail"
+        if directive:
+            result = directive[1].lower()
         else:
             result = "pass" if match[1] == "ok" else "fail"
         yield result, f"{suite}: {name}"

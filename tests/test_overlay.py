@@ -130,6 +130,7 @@ class Overlay(unittest.TestCase):
 class Tap(unittest.TestCase):
     def test_parse(self):
         text = "TAP version 13\nok 1 first\nnot ok 2 - second\n    ok 1 third # SKIP why\nok 2 fourth # XFAIL\nok 5 first\n"
+        text += "ok 6 # SKIP fifth\n"
         self.assertEqual(
             list(tap.parse(text, "s")),
             [
@@ -138,6 +139,7 @@ class Tap(unittest.TestCase):
                 ("skip", "s: third"),
                 ("xfail", "s: fourth"),
                 ("pass", "s: first (2)"),
+                ("skip", "s: fifth"),
             ],
         )
 

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef __MM_COLLAPSE_H
+#define __MM_COLLAPSE_H
+
+/*
+ * What khugepaged.c and the Rust code in collapse/ have in common.
+ */
+
+#include <linux/errno.h>
+#include <linux/jump_label.h>
+#include <linux/types.h>
+
+struct folio_batch;
+struct mm_struct;
+struct vm_area_struct;
+
+enum scan_result {
+	SCAN_FAIL,
+	SCAN_SUCCEED,
+	SCAN_NO_PTE_TABLE,
+	SCAN_PMD_MAPPED,
+	SCAN_EXCEED_NONE_PTE,
+	SCAN_EXCEED_SWAP_PTE,
+	SCAN_EXCEED_SHARED_PTE,
+	SCAN_PTE_NON_PRESENT,
+	SCAN_PTE_UFFD,
+	SCAN_PTE_MAPPED_HUGEPAGE,
+	SCAN_LACK_REFERENCED_PAGE,
+	SCAN_PAGE_NULL,
+	SCAN_SCAN_ABORT,
+	SCAN_PAGE_COUNT,
+	SCAN_PAGE_LRU,
+	SCAN_PAGE_LOCK,
+	SCAN_PAGE_ANON,
+	SCAN_PAGE_LAZYFREE,
+	SCAN_PAGE_COMPOUND,
+	SCAN_ANY_PROCESS,
+	SCAN_VMA_NULL,
+	SCAN_VMA_CHECK,
+	SCAN_ADDRESS_RANGE,
+	SCAN_DEL_PAGE_LRU,
+	SCAN_ALLOC_HUGE_PAGE_FAIL,
+	SCAN_CGROUP_CHARGE_FAIL,
+	SCAN_TRUNCATED,
+	SCAN_PAGE_HAS_PRIVATE,
+	SCAN_STORE_FAILED,
+	SCAN_COPY_MC,
+	SCAN_PAGE_FILLED,
+	SCAN_PAGE_DIRTY_OR_WRITEBACK,
+};
+
+/* The passes of a collapse in Rust that it can be stopped after. */
+enum collapse_pass {
+	COLLAPSE_PASS_NONE,
+	COLLAPSE_PASS_SCAN,
+	COLLAPSE_PASS_PROVIDE,
+	COLLAPSE_PASS_FAULT_IN,
+	COLLAPSE_PASS_ISOLATE,
+	COLLAPSE_PASS_COPY,
+	COLLAPSE_PASS_INSTALL,
+};
+
+#ifdef CONFIG_THP_COLLAPSE_RUST
+/* In Rust: serves MADV_COLLAPSE. Called without mmap_lock. */
+int collapse_madvise(struct mm_struct *mm, size_t start, size_t end);
+/* In khugepaged.c: what that leaves to C. Called without mmap_lock. */
+int collapse_file_range(struct mm_struct *mm, unsigned long start,
+			unsigned long end);
+/* In rmap.c. */
+void folio_batch_remove_rmap(struct folio_batch *folios,
+			     struct vm_area_struct *vma);
+#else
+static inline int collapse_madvise(struct mm_struct *mm, size_t start,
+				   size_t end)
+{
+	return -EINVAL;
+}
+#endif
+
+#ifdef CONFIG_THP_COLLAPSE_RUST_DEBUG
+DECLARE_STATIC_KEY_FALSE(collapse_engine_c);
+void collapse_debug_hold(enum collapse_pass pass);
+
+static inline bool collapse_in_rust(void)
+{
+	return !static_branch_unlikely(&collapse_engine_c);
+}
+#else
+static inline bool collapse_in_rust(void)
+{
+	return IS_ENABLED(CONFIG_THP_COLLAPSE_RUST);
+}
+#endif
+
+#endif /* __MM_COLLAPSE_H */

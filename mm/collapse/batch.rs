@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Windows that pass together, under one hold of the lock that keeps their VMA stable.
+
+use crate::{
+    control::{
+        Control,
+        Kit, //
+    },
+    copy::Copied,
+    entry::{
+        hold_after,
+        Pass, //
+    },
+    install::Hooked,
+    isolate::{
+        Isolated,
+        NotIsolated, //
+    },
+    outcome::Refusal,
+    policy::Limits,
+    release::Installed,
+    trace, //
+};
+use kernel::{
+    alloc::KVec,
+    mm::{
+        folio::{
+            self,
+            FolioPtr, //
+        },
+        mmu_notifier::InvalidateRange,
+        pgtable::{
+            PmdKind,
+            PMD_SIZE, //
+        },
+        stable::StableVma,
+        tlb::{
+            Flushed,
+            OwedFlush, //
+        },
+    },
+    prelude::*,
+    task::cond_resched,
+};
+
+/// How a window left its batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// It is huge.
+    Huge,
+    /// It was refused.
+    Refused(Refusal),
+    /// It was put back so that somebody who waits for our lock, or another window that needs the
+    /// same folio, comes first.
+    Deferred,
+}
+
+/// A window with all it needs, about to be isolated.
+pub(crate) struct Ready<'mm> {
+    pub(crate) addr: usize,
+    pub(crate) kit: Kit<'mm>,
+}
+
+/// How far a window has come.
+enum Stage<'v, 'mm> {
+    Ready(Ready<'mm>),
+    Isolated(Isolated<'v, 'mm>),
+    Copied(Copied<'v, 'mm>),
+    Hooked(Hooked<'v, 'mm>),
+    Installed(Installed<'v>),
+    /// It is on its way through [`Window::step`], or has left.
+    Left(Verdict),
+}
+
+struct Window<'v, 'mm> {
+    addr: usize,
+    stage: Stage<'v, 'mm>,
+}
+
+impl<'v, 'mm> Window<'v, 'mm> {
+    /// Takes the window one step further.
+    fn step(&mut self, f: impl FnOnce(Stage<'v, 'mm>) -> Stage<'v, 'mm>) {
+        let stage = core::mem::replace(&mut self.stage, Stage::Left(Verdict::Deferred));
+
+        self.stage = f(stage);
+    }
+
+    fn has_large(&self, folio: FolioPtr) -> bool {
+        match &self.stage {
+            Stage::Isolated(window) => window.sources.has_large(folio),
+            _ => false,
+        }
+    }
+}
+
+/// Takes windows of one VMA and one PMD table through all passes, and calls `leave` for each.
+///
+/// Returns whether somebody waited for the lock.
+pub(crate) fn run<'mm>(
+    control: &mut Control<'mm>,
+    vma: &StableVma<'mm>,
+    ready: KVec<Ready<'mm>>,
+    mut leave: impl FnMut(usize, Verdict),
+) -> bool {
+    let (Some(first), Some(last)) = (
+        ready.iter().map(|window| window.addr).min(),
+        ready.iter().map(|window| window.addr).max(),
+    ) else {
+        return false;
+    };
+    let Ok(mut windows) = KVec::with_capacity(ready.len(), GFP_KERNEL) else {
+        for window in ready {
+            leave(window.addr, Verdict::Refused(Refusal::NoMemory));
+            control.keep(window.kit);
+        }
+        return false;
+    };
+    for window in ready {
+        // There is room for all of them.
+        let _ = windows.push_within_capacity(Window {
+            addr: window.addr,
+            stage: Stage::Ready(window),
+        });
+    }
+
+    let batch = Batch {
+        vma,
+        limits: control.policy.limits_in(vma),
+        start: first,
+        end: last.saturating_add(PMD_SIZE),
+    };
+    let contended = batch.collapse(control, &mut windows);
+
+    for window in windows {
+        // All of them have left.
+        if let Stage::Left(verdict) = window.stage {
+            leave(window.addr, verdict);
+        }
+    }
+    contended
+}
+
+/// What the windows of a batch have in common.
+struct Batch<'v> {
+    vma: &'v StableVma<'v>,
+    limits: Limits,
+    start: usize,
+    end: usize,
+}
+
+impl<'v> Batch<'v> {
+    fn collapse<'mm: 'v>(
+        &self,
+        control: &mut Control<'mm>,
+        windows: &mut [Window<'v, 'mm>],
+    ) -> bool {
+        let mut held = trace::Held::begin();
+
+        // What was faulted in, or mapped lately by this CPU, is referenced by its LRU caches.
+        folio::lru_add_drain();
+
+        // Secondary MMUs lose the range before the first PTE is cleared, and get it back when all is
+        // mapped. Start and end may sleep: neither page table nor folio is locked there.
+        pin_init::stack_pin_init!(let range = InvalidateRange::clear(self.vma, self.start, self.end));
+
+        // Until the flush, who zaps one of our entries has to flush too, see `OwedFlush`.
+        let owed = OwedFlush::begin(self.vma, self.start, self.end);
+        held.sources_begin();
+        let mut contended = self.isolate(control, windows);
+
+        if windows
+            .iter()
+            .any(|window| matches!(window.stage, Stage::Isolated(_)))
+        {
+            let flushed = owed.flush();
+
+            hold_after(Pass::Isolate);
+            contended |= self.copy(control, windows, &flushed);
+            hold_after(Pass::Copy);
+            self.install(control, windows);
+            hold_after(Pass::Install);
+            self.release(control, windows);
+        } else {
+            // What was cleared was restored under the same hold of its lock.
+            owed.void();
+        }
+        held.sources_end();
+        let _ = range;
+
+        trace::batch(
+            self.vma.mm(),
+            self.start,
+            windows.iter().map(|window| match window.stage {
+                Stage::Left(verdict) => verdict,
+                _ => Verdict::Deferred,
+            }),
+            &held,
+        );
+        contended
+    }
+
+    fn isolate<'mm: 'v>(
+        &self,
+        control: &mut Control<'mm>,
+        windows: &mut [Window<'v, 'mm>],
+    ) -> bool {
+        let mut contended = false;
+
+        for i in 0..windows.len() {
+            let Some((before, [window, ..])) = windows.split_at_mut_checked(i) else {
+                break;
+            };
+            window.step(|stage| {
+                let Stage::Ready(Ready { addr, kit }) = stage else {
+                    return stage;
+                };
+                if contended {
+                    control.keep(kit);
+                    return Stage::Left(Verdict::Deferred);
+                }
+                let slot = match self.vma.pmd(addr) {
+                    Some(slot) => slot,
+                    None => {
+                        control.keep(kit);
+                        return Stage::Left(Verdict::Refused(Refusal::Empty));
+                    }
+                };
+                match slot.read().kind() {
+                    PmdKind::Table => {}
+                    PmdKind::Huge => {
+                        // Somebody else was faster.
+                        control.keep(kit);
+                        return Stage::Left(Verdict::Huge);
+                    }
+                    PmdKind::None => {
+                        control.keep(kit);
+                        return Stage::Left(Verdict::Refused(Refusal::Empty));
+                    }
+                }
+                match Isolated::new(slot, kit, &self.limits) {
+                    Ok(isolated) => Stage::Isolated(isolated),
+                    Err((kit, why)) => {
+                        control.keep(kit);
+                        Stage::Left(match why {
+                            NotIsolated::Refused(refusal) => Verdict::Refused(refusal),
+                            // We may have it locked ourselves, for a window that comes before. The
+                            // first window of a batch never waits for another one, so that each
+                            // batch gets on.
+                            NotIsolated::LargeLocked(folio)
+                                if before.iter().any(|window| window.has_large(folio)) =>
+                            {
+                                Verdict::Deferred
+                            }
+                            NotIsolated::LargeLocked(_) => Verdict::Refused(Refusal::Locked),
+                        })
+                    }
+                }
+            });
+            // Who waits for us waits for one window, and for what it takes to finish that.
+            contended = contended || (i > 0 && self.vma.is_contended());
+        }
+        contended
+    }
+
+    fn copy<'mm: 'v>(
+        &self,
+        control: &mut Control<'mm>,
+        windows: &mut [Window<'v, 'mm>],
+        flushed: &Flushed<'v>,
+    ) -> bool {
+        let (mut contended, mut copied) = (false, false);
+
+        for window in windows {
+            let stop = copied && (contended || current!().fatal_signal_pending());
+
+            window.step(|stage| {
+                let Stage::Isolated(isolated) = stage else {
+                    return stage;
+                };
+                if stop {
+                    if let Some(kit) = isolated.roll_back() {
+                        control.keep(kit);
+                    }
+                    return Stage::Left(Verdict::Deferred);
+                }
+                match isolated.copy(flushed) {
+                    Ok(window) => {
+                        copied = true;
+                        Stage::Copied(window)
+                    }
+                    Err((kit, refusal)) => {
+                        if let Some(kit) = kit {
+                            control.keep(kit);
+                        }
+                        Stage::Left(Verdict::Refused(refusal))
+                    }
+                }
+            });
+            cond_resched();
+            contended = contended || self.vma.is_contended();
+        }
+        contended
+    }
+
+    fn install<'mm: 'v>(&self, control: &mut Control<'mm>, windows: &mut [Window<'v, 'mm>]) {
+        let Some(slot) = windows.iter().find_map(|window| match &window.stage {
+            Stage::Copied(window) => Some(window.0.sources.slot()),
+            _ => None,
+        }) else {
+            return;
+        };
+        let owed = OwedFlush::begin(self.vma, self.start, self.end);
+        let mut pmd = slot.lock();
+        let mut hooked = false;
+
+        for window in windows.iter_mut() {
+            window.step(|stage| match stage {
+                Stage::Copied(copied) => match copied.unhook(&mut pmd) {
+                    Ok(window) => {
+                        hooked = true;
+                        Stage::Hooked(window)
+                    }
+                    // To be put back when the PMD lock is not held any more.
+                    Err(copied) => Stage::Copied(copied),
+                },
+                stage => stage,
+            });
+        }
+        if hooked {
+            let flushed = owed.flush();
+
+            for window in windows.iter_mut() {
+                window.step(|stage| match stage {
+                    Stage::Hooked(hooked) => Stage::Installed(hooked.map(&mut pmd, &flushed)),
+                    stage => stage,
+                });
+            }
+        } else {
+            owed.void();
+        }
+        drop(pmd);
+
+        for window in windows.iter_mut() {
+            window.step(|stage| match stage {
+                Stage::Copied(copied) => {
+                    if let Some(kit) = copied.0.roll_back() {
+                        control.keep(kit);
+                    }
+                    Stage::Left(Verdict::Refused(Refusal::Raced))
+                }
+                stage => stage,
+            });
+        }
+    }
+
+    fn release<'mm: 'v>(&self, control: &mut Control<'mm>, windows: &mut [Window<'v, 'mm>]) {
+        for window in windows {
+            window.step(|stage| match stage {
+                Stage::Installed(installed) => {
+                    if let Some(saved) = installed.release() {
+                        control.keep_saved(saved);
+                    }
+                    Stage::Left(Verdict::Huge)
+                }
+                stage => stage,
+            });
+            cond_resched();
+        }
+    }
+}

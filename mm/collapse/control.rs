@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What windows need on their way, allocated while nothing is held and kept for the next window
+//! when one did not use it.
+
+use crate::{
+    outcome::Refusal,
+    policy::{
+        self,
+        Policy, //
+    },
+};
+use core::ops::Range;
+use kernel::{
+    alloc::{
+        Flags,
+        KVBox,
+        KVec, //
+    },
+    mm::{
+        folio::{
+            ChargeError,
+            FolioPtr,
+            HugeFolio,
+            NodeMask, //
+        },
+        pgtable::{
+            Pte,
+            PteTable,
+            PTRS_PER_PTE, //
+        },
+        stat::{
+            self,
+            CollapseEvent, //
+        },
+        MmWithUser,
+    },
+    prelude::*,
+};
+
+/// Windows in a batch, when nobody waits.
+pub(crate) const BATCH_MAX: usize = 16;
+
+/// Large folios that can be mapped in a window: each PTE may map another one, in part.
+const LARGE_MAX: usize = PTRS_PER_PTE;
+
+/// What was found in the slots of a window, and what was left there.
+#[derive(Zeroable)]
+pub(crate) struct Saved {
+    /// The PTEs of the sources; none where there is no source.
+    pub(crate) ptes: [Pte; PTRS_PER_PTE],
+    /// What was left in each slot: a migration entry for a source, and what there was for holes
+    /// and zero pages.
+    pub(crate) left: [Pte; PTRS_PER_PTE],
+    large: [Option<FolioPtr>; LARGE_MAX],
+    nr_large: usize,
+}
+
+impl Saved {
+    /// Forgets all large folios.
+    pub(crate) fn clear_large(&mut self) {
+        self.nr_large = 0;
+    }
+
+    /// The large folios among the sources.
+    pub(crate) fn large(&self) -> impl Iterator<Item = FolioPtr> + '_ {
+        self.large.iter().take(self.nr_large).flatten().copied()
+    }
+
+    /// Whether a large folio is among the sources. The latest ones are looked at first.
+    pub(crate) fn has_large(&self, folio: FolioPtr) -> bool {
+        self.large
+            .iter()
+            .take(self.nr_large)
+            .rev()
+            .any(|f| *f == Some(folio))
+    }
+
+    /// Adds a large folio. Fails when there are more than can be.
+    pub(crate) fn add_large(&mut self, folio: FolioPtr) -> Result<(), Refusal> {
+        let entry = self.large.get_mut(self.nr_large).ok_or(Refusal::Foreign)?;
+
+        *entry = Some(folio);
+        self.nr_large += 1;
+        Ok(())
+    }
+}
+
+/// All that a window needs to be collapsed.
+pub(crate) struct Kit<'mm> {
+    pub(crate) folio: HugeFolio,
+    pub(crate) table: PteTable<'mm>,
+    pub(crate) saved: KVBox<Saved>,
+}
+
+/// What a request has at hand.
+///
+/// No more than [`BATCH_MAX`] kits exist at a time.
+pub(crate) struct Control<'mm> {
+    pub(crate) mm: &'mm MmWithUser,
+    pub(crate) policy: Policy,
+    /// How huge pages are allocated. Found out when the first one is needed, so that who has huge
+    /// pages already need not pay for it.
+    gfp: Option<Flags>,
+    /// All of the request.
+    range: Range<usize>,
+    kits: KVec<Kit<'mm>>,
+    saved: KVec<KVBox<Saved>>,
+    /// Whether all CPUs were asked to drain their LRU caches.
+    pub(crate) drained: bool,
+    /// Windows that the next batch may have.
+    pub(crate) batch: usize,
+}
+
+impl<'mm> Control<'mm> {
+    pub(crate) fn new(
+        mm: &'mm MmWithUser,
+        policy: Policy,
+        range: Range<usize>,
+    ) -> Result<Self, Refusal> {
+        let kits = KVec::with_capacity(BATCH_MAX, GFP_KERNEL).map_err(|_| Refusal::NoMemory)?;
+        let saved = KVec::with_capacity(BATCH_MAX, GFP_KERNEL).map_err(|_| Refusal::NoMemory)?;
+
+        Ok(Self {
+            mm,
+            policy,
+            gfp: None,
+            range,
+            kits,
+            saved,
+            drained: false,
+            batch: BATCH_MAX,
+        })
+    }
+
+    /// Provides what a window needs. May sleep, reclaim and compact, as far as the policy lets it.
+    ///
+    /// `nid` is the node that the folio shall lie on, `nodes` those that are as good.
+    pub(crate) fn provide(&mut self, nid: usize, nodes: &NodeMask) -> Result<Kit<'mm>, Refusal> {
+        let near = self
+            .kits
+            .iter()
+            .position(|kit| kit.folio.nid() == nid || nodes.contains(kit.folio.nid()));
+        if let Some(kit) = near.and_then(|i| self.kits.remove(i).ok()) {
+            return Ok(kit);
+        }
+
+        let saved = match self.saved.pop() {
+            Some(saved) => saved,
+            None => KVBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?,
+        };
+        let gfp = self.gfp()?;
+        let table = PteTable::alloc(self.mm).ok_or(Refusal::NoMemory)?;
+        let Some(folio) = HugeFolio::alloc(gfp, nid, nodes) else {
+            stat::count(CollapseEvent::AllocFailed);
+            // One on the wrong node is better than none.
+            return self.kits.pop().ok_or(Refusal::NoHugePage);
+        };
+
+        stat::count(CollapseEvent::Alloc);
+        folio.charge(self.mm, gfp).map_err(|err| match err {
+            ChargeError::Limit => Refusal::Charge,
+            ChargeError::NoMemory => Refusal::NoHugePage,
+        })?;
+        folio.count_memcg_alloc();
+
+        Ok(Kit {
+            folio,
+            table,
+            saved,
+        })
+    }
+
+    fn gfp(&mut self) -> Result<Flags, Refusal> {
+        if let Some(gfp) = self.gfp {
+            return Ok(gfp);
+        }
+        let gfp = policy::gfp(self.mm, self.policy.stability, self.range.clone())
+            .map_err(|_| Refusal::Killed)?
+            .ok_or(Refusal::Gone)?;
+
+        self.gfp = Some(gfp);
+        Ok(gfp)
+    }
+
+    /// Takes back a kit that was not used.
+    pub(crate) fn keep(&mut self, kit: Kit<'mm>) {
+        // More than there is room for is freed.
+        let _ = self.kits.push_within_capacity(kit);
+    }
+
+    /// Takes back the buffer of a window that was collapsed.
+    pub(crate) fn keep_saved(&mut self, saved: KVBox<Saved>) {
+        let _ = self.saved.push_within_capacity(saved);
+    }
+
+    /// Adapts the size of batches: half when somebody waits for our lock, double when nobody does.
+    pub(crate) fn adapt(&mut self, contended: bool) {
+        self.batch = if contended {
+            (self.batch / 2).max(1)
+        } else {
+            (self.batch * 2).min(BATCH_MAX)
+        };
+    }
+}

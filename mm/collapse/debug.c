@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Selects the engine that serves MADV_COLLAPSE, and stops collapses between
+ * their passes, so that tests can act there.
+ */
+#include <linux/debugfs.h>
+#include <linux/init.h>
+#include <linux/jump_label.h>
+#include <linux/module.h>
+#include <linux/sched/signal.h>
+#include <linux/seq_file.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+#include <linux/wait.h>
+
+#include "../collapse.h"
+
+DEFINE_STATIC_KEY_FALSE(collapse_engine_c);
+
+static const char * const pass_names[] = {
+	[COLLAPSE_PASS_NONE]	= "none",
+	[COLLAPSE_PASS_SCAN]	= "scan",
+	[COLLAPSE_PASS_PROVIDE]	= "provide",
+	[COLLAPSE_PASS_FAULT_IN] = "fault_in",
+	[COLLAPSE_PASS_ISOLATE]	= "isolate",
+	[COLLAPSE_PASS_COPY]	= "copy",
+	[COLLAPSE_PASS_INSTALL]	= "install",
+};
+
+static enum collapse_pass hold_pass;
+static atomic_t nr_held;
+static DECLARE_WAIT_QUEUE_HEAD(hold_wait);
+static DEFINE_MUTEX(debug_mutex);
+
+/* Called by a collapse after each pass. It may hold locks that can sleep. */
+void collapse_debug_hold(enum collapse_pass pass)
+{
+	if (READ_ONCE(hold_pass) != pass)
+		return;
+
+	atomic_inc(&nr_held);
+	/* Killed or not, the collapse goes on: it has locks to give up. */
+	(void)wait_event_killable(hold_wait, READ_ONCE(hold_pass) != pass);
+	atomic_dec(&nr_held);
+}
+
+static int engine_show(struct seq_file *m, void *v)
+{
+	seq_puts(m, static_key_enabled(&collapse_engine_c) ? "c\n" : "rust\n");
+	return 0;
+}
+
+static ssize_t get_word(char *word, size_t size, const char __user *buf,
+			size_t count)
+{
+	if (count >= size)
+		return -EINVAL;
+	if (copy_from_user(word, buf, count))
+		return -EFAULT;
+	word[count] = '\0';
+	return 0;
+}
+
+static ssize_t engine_write(struct file *file, const char __user *buf,
+			    size_t count, loff_t *ppos)
+{
+	char word[16];
+	ssize_t ret = get_word(word, sizeof(word), buf, count);
+
+	if (ret)
+		return ret;
+
+	guard(mutex)(&debug_mutex);
+	if (sysfs_streq(word, "c"))
+		static_branch_enable(&collapse_engine_c);
+	else if (sysfs_streq(word, "rust"))
+		static_branch_disable(&collapse_engine_c);
+	else
+		return -EINVAL;
+	return count;
+}
+
+static int engine_open(struct inode *inode, struct file *file)
+{
+	return single_open(file, engine_show, NULL);
+}
+
+static const struct file_operations engine_fops = {
+	.open		= engine_open,
+	.read		= seq_read,
+	.write		= engine_write,
+	.llseek		= seq_lseek,
+	.release	= single_release,
+};
+
+static int hold_show(struct seq_file *m, void *v)
+{
+	seq_printf(m, "%s %d\n", pass_names[READ_ONCE(hold_pass)],
+		   atomic_read(&nr_held));
+	return 0;
+}
+
+static ssize_t hold_write(struct file *file, const char __user *buf,
+			  size_t count, loff_t *ppos)
+{
+	char word[16];
+	ssize_t ret = get_word(word, sizeof(word), buf, count);
+	int pass;
+
+	if (ret)
+		return ret;
+
+	pass = sysfs_match_string(pass_names, word);
+	if (pass < 0)
+		return pass;
+
+	WRITE_ONCE(hold_pass, pass);
+	wake_up_all(&hold_wait);
+	return count;
+}
+
+static int hold_open(struct inode *inode, struct file *file)
+{
+	return single_open(file, hold_show, NULL);
+}
+
+static const struct file_operations hold_fops = {
+	.open		= hold_open,
+	.read		= seq_read,
+	.write		= hold_write,
+	.llseek		= seq_lseek,
+	.release	= single_release,
+};
+
+static int __init collapse_debug_init(void)
+{
+	struct dentry *dir = debugfs_create_dir("thp_collapse", NULL);
+
+	debugfs_create_file("engine", 0600, dir, NULL, &engine_fops);
+	debugfs_create_file("hold", 0600, dir, NULL, &hold_fops);
+	return 0;
+}
+late_initcall(collapse_debug_init);

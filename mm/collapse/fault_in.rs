@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bringing in what was swapped out.
+
+use crate::{
+    outcome::Refusal,
+    policy::Policy, //
+};
+use kernel::{
+    mm::{
+        pgtable::{
+            PmdKind,
+            PMD_SIZE,
+            PTRS_PER_PTE, //
+        },
+        stable::{
+            StableVma,
+            SwapIn, //
+        },
+        MmWithUser,
+    },
+    prelude::*,
+};
+
+/// How often the lock may be given up for one slot. Twice is what it takes when the page has to be
+/// read, and the lock is given up while it is.
+const TRIES: usize = 3;
+
+/// Finds the VMA of the window at `addr` again, after its lock was given up.
+pub(crate) fn revalidate<'mm>(
+    mm: &'mm MmWithUser,
+    policy: &Policy,
+    addr: usize,
+) -> Result<StableVma<'mm>, Refusal> {
+    if current!().fatal_signal_pending() {
+        return Err(Refusal::Killed);
+    }
+    let vma = mm
+        .find_stable_vma(addr, policy.stability)
+        .map_err(|_| Refusal::Killed)?
+        .ok_or(Refusal::Gone)?;
+
+    if mm.is_unstable() || vma.start() > addr || !vma.is_anonymous() || !vma.has_anon_vma() {
+        return Err(Refusal::Gone);
+    }
+    if vma.end() - addr < PMD_SIZE || !vma.may_collapse(policy.heed_nohugepage) {
+        return Err(Refusal::Gone);
+    }
+    Ok(vma)
+}
+
+/// Brings in all that was swapped out of the window at `addr`, by the code that page faults use.
+///
+/// That may give up the lock for a while. What is returned with success is a VMA that was looked at
+/// again since.
+pub(crate) fn fault_in<'mm>(
+    mm: &'mm MmWithUser,
+    policy: &Policy,
+    mut vma: StableVma<'mm>,
+    addr: usize,
+) -> Result<StableVma<'mm>, (Option<StableVma<'mm>>, Refusal)> {
+    for nr in 0..PTRS_PER_PTE {
+        let mut tries = 0;
+
+        loop {
+            match vma.swap_in(addr, nr) {
+                SwapIn::Done(stable) => {
+                    vma = stable;
+                    break;
+                }
+                SwapIn::Failed(stable) => return Err((Some(stable), Refusal::SwapIn)),
+                SwapIn::Unlocked => {
+                    vma = revalidate(mm, policy, addr).map_err(|why| (None, why))?;
+                    if vma.pmd(addr).map(|slot| slot.read().kind()) != Some(PmdKind::Table) {
+                        return Err((Some(vma), Refusal::Raced));
+                    }
+                    tries += 1;
+                    if tries == TRIES {
+                        return Err((Some(vma), Refusal::Locked));
+                    }
+                }
+            }
+        }
+    }
+    Ok(vma)
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Why windows are not collapsed, and what the caller is told.
+
+use kernel::{
+    error::{
+        code::*,
+        Error, //
+    },
+    prelude::*,
+};
+
+/// Why a window, or the rest of a request, was not collapsed.
+///
+/// There is no success in here: what is huge, by us or before us, has no refusal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refusal {
+    /// There is no page table, or one with nothing in it.
+    Empty,
+    /// More holes and zero pages than allowed.
+    TooManyHoles,
+    /// More swapped pages than allowed.
+    TooManySwapped,
+    /// More shared pages than allowed.
+    TooManyShared,
+    /// userfaultfd tracks a page of it.
+    Uffd,
+    /// A guard region, or another marker.
+    Marker,
+    /// A page of it was lost to a memory error.
+    Poisoned,
+    /// Memory of a device, or pages that are not ours to move.
+    Foreign,
+    /// A folio is locked.
+    Locked,
+    /// A folio has references that we cannot explain.
+    Referenced,
+    /// Its pages lie on nodes that are too far apart.
+    TooFar,
+    /// Somebody changed a slot while it was being collapsed.
+    Raced,
+    /// A page could not be read back from swap.
+    SwapIn,
+    /// Copying met bad memory.
+    MachineCheck,
+    /// The VMA may not have huge pages.
+    Unfit,
+    /// The VMA is no more what it was.
+    Gone,
+    /// There is no huge page to be had.
+    NoHugePage,
+    /// The memory cgroup is at its limit.
+    Charge,
+    /// There is no memory for bookkeeping.
+    NoMemory,
+    /// A fatal signal came.
+    Killed,
+    /// The C code that serves files and shmem refused, with this errno.
+    File(Error),
+}
+
+/// What the caller can do about a refusal. When several windows were refused, the last of these that
+/// occurred is reported: it is the most useful one to know.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Advice {
+    /// This range will not collapse.
+    Invalid,
+    /// Try again.
+    Again,
+    /// Something is at its limit.
+    Busy,
+    /// Make memory available, or map what was not.
+    NoMemory,
+    /// The caller is dying.
+    Interrupted,
+}
+
+impl Refusal {
+    fn advice(self) -> Advice {
+        match self {
+            Refusal::Empty
+            | Refusal::Uffd
+            | Refusal::Marker
+            | Refusal::Poisoned
+            | Refusal::Foreign
+            | Refusal::TooFar
+            | Refusal::SwapIn
+            | Refusal::MachineCheck
+            | Refusal::Unfit
+            | Refusal::Gone => Advice::Invalid,
+            Refusal::Locked | Refusal::Referenced | Refusal::Raced => Advice::Again,
+            Refusal::TooManyHoles
+            | Refusal::TooManySwapped
+            | Refusal::TooManyShared
+            | Refusal::Charge => Advice::Busy,
+            Refusal::NoHugePage | Refusal::NoMemory => Advice::NoMemory,
+            Refusal::Killed => Advice::Interrupted,
+            Refusal::File(err) => match err {
+                EINTR => Advice::Interrupted,
+                ENOMEM => Advice::NoMemory,
+                EBUSY => Advice::Busy,
+                EAGAIN => Advice::Again,
+                _ => Advice::Invalid,
+            },
+        }
+    }
+
+    /// Whether the request ends with this: going on would meet it again.
+    pub(crate) fn ends_request(self) -> bool {
+        matches!(
+            self,
+            Refusal::NoHugePage
+                | Refusal::Charge
+                | Refusal::NoMemory
+                | Refusal::Gone
+                | Refusal::Killed
+        )
+    }
+
+    /// Whether the window may well collapse when it is tried once more right away.
+    pub(crate) fn is_fleeting(self) -> bool {
+        matches!(self, Refusal::Locked | Refusal::Raced)
+    }
+}
+
+/// What became of a request so far.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    worst: Option<Advice>,
+}
+
+impl Outcome {
+    pub(crate) fn note(&mut self, refusal: Refusal) {
+        self.worst = self.worst.max(Some(refusal.advice()));
+    }
+
+    /// Part of the range is not mapped.
+    pub(crate) fn note_gap(&mut self) {
+        self.worst = self.worst.max(Some(Advice::NoMemory));
+    }
+
+    pub(crate) fn into_result(self) -> Result {
+        match self.worst {
+            None => Ok(()),
+            Some(Advice::Invalid) => Err(EINVAL),
+            Some(Advice::Again) => Err(EAGAIN),
+            Some(Advice::Busy) => Err(EBUSY),
+            Some(Advice::NoMemory) => Err(ENOMEM),
+            Some(Advice::Interrupted) => Err(EINTR),
+        }
+    }
+}
+
+#[cfg(CONFIG_THP_COLLAPSE_RUST_KUNIT_TEST)]
+#[kernel::prelude::kunit_tests(thp_collapse_outcome)]
+mod tests {
+    use super::*;
+
+    fn told(refusals: &[Refusal]) -> Result {
+        let mut outcome = Outcome::default();
+
+        for refusal in refusals {
+            outcome.note(*refusal);
+        }
+        outcome.into_result()
+    }
+
+    #[test]
+    fn nothing_refused_is_success() {
+        assert_eq!(told(&[]), Ok(()));
+    }
+
+    #[test]
+    fn each_refusal_has_its_errno() {
+        assert_eq!(told(&[Refusal::Empty]), Err(EINVAL));
+        assert_eq!(told(&[Refusal::Uffd]), Err(EINVAL));
+        assert_eq!(told(&[Refusal::Locked]), Err(EAGAIN));
+        assert_eq!(told(&[Refusal::Referenced]), Err(EAGAIN));
+        assert_eq!(told(&[Refusal::Raced]), Err(EAGAIN));
+        assert_eq!(told(&[Refusal::TooManyHoles]), Err(EBUSY));
+        assert_eq!(told(&[Refusal::Charge]), Err(EBUSY));
+        assert_eq!(told(&[Refusal::NoHugePage]), Err(ENOMEM));
+        assert_eq!(told(&[Refusal::Killed]), Err(EINTR));
+        assert_eq!(told(&[Refusal::File(EBUSY)]), Err(EBUSY));
+        assert_eq!(told(&[Refusal::File(ENOENT)]), Err(EINVAL));
+    }
+
+    #[test]
+    fn the_most_useful_errno_wins() {
+        assert_eq!(told(&[Refusal::Locked, Refusal::Empty]), Err(EAGAIN));
+        assert_eq!(told(&[Refusal::Charge, Refusal::Locked]), Err(EBUSY));
+        assert_eq!(told(&[Refusal::Charge, Refusal::NoHugePage]), Err(ENOMEM));
+        assert_eq!(told(&[Refusal::Killed, Refusal::NoHugePage]), Err(EINTR));
+    }
+
+    #[test]
+    fn a_gap_is_told_as_enomem() {
+        let mut outcome = Outcome::default();
+
+        outcome.note(Refusal::Locked);
+        outcome.note_gap();
+        assert_eq!(outcome.into_result(), Err(ENOMEM));
+    }
+}

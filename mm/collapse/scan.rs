@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Judging windows: which are huge already, which cannot be collapsed, and what the others need.
+
+use crate::{
+    outcome::Refusal,
+    policy::Limits,
+    trace, //
+};
+use kernel::mm::{
+    folio::{
+        NodeMask,
+        PageRef,
+        MAX_NUMNODES, //
+    },
+    pgtable::{
+        Entry,
+        Leaf,
+        PmdKind,
+        Pte,
+        PTRS_PER_PTE, //
+    },
+    stat::{
+        self,
+        CollapseEvent, //
+    },
+    thp,
+    virt::VmaRef,
+};
+
+/// What a scan finds in a window.
+pub(crate) enum Found {
+    /// A huge page, mapped or being moved: nothing to do.
+    Huge,
+    /// Pages that can be collapsed.
+    Candidate(Candidate),
+}
+
+/// A window that may be collapsed.
+pub(crate) struct Candidate {
+    pub(crate) addr: usize,
+    /// The node that most of its pages lie on.
+    pub(crate) nid: usize,
+    /// The nodes that as many lie on.
+    pub(crate) nodes: NodeMask,
+    /// How many slots are not present, and have to be faulted in.
+    pub(crate) swapped: usize,
+}
+
+/// The pages of a window by node.
+struct NodeLoad {
+    pages: [u16; MAX_NUMNODES],
+}
+
+impl NodeLoad {
+    fn new() -> Self {
+        Self {
+            pages: [0; MAX_NUMNODES],
+        }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, nid: usize) {
+        if let Some(pages) = self.pages.get_mut(nid) {
+            // A window has 512 pages.
+            *pages = pages.wrapping_add(1);
+        }
+    }
+
+    /// Whether the memory of a node that is new to us lies too far from that of the others to be
+    /// gathered on one of them, in a system that would rather reclaim than go far.
+    #[cold]
+    fn too_far(&self, nid: usize) -> bool {
+        self.pages.get(nid).is_some_and(|pages| *pages == 0)
+            && self
+                .pages
+                .iter()
+                .enumerate()
+                .any(|(i, pages)| *pages != 0 && thp::nodes_too_far(nid, i))
+    }
+
+    /// The first of the nodes with the most pages, and all of these.
+    fn target(&self) -> (usize, NodeMask) {
+        let most = self.pages.iter().copied().max().unwrap_or(0);
+        let mut nodes = NodeMask::empty();
+        let mut first = None;
+
+        if most == 0 {
+            // Swapped pages and zero pages lie nowhere: any node will do.
+            return (0, NodeMask::online());
+        }
+        for (nid, pages) in self.pages.iter().enumerate() {
+            if *pages == most {
+                nodes.insert(nid);
+                first = first.or(Some(nid));
+            }
+        }
+        (first.unwrap_or(0), nodes)
+    }
+}
+
+/// Whether a page that a PTE maps can be a source.
+///
+/// # Context
+///
+/// The PTE table is locked.
+#[inline(always)]
+pub(crate) fn judge_page(pte: Pte, page: PageRef<'_>) -> Result<(), Refusal> {
+    let folio = page.folio();
+
+    if pte.is_uffd() {
+        return Err(Refusal::Uffd);
+    }
+    if !folio.is_anon() || folio.is_zone_device() {
+        return Err(Refusal::Foreign);
+    }
+    if page.is_hwpoison() {
+        return Err(Refusal::Poisoned);
+    }
+    Ok(())
+}
+
+/// What a non-present entry means for its window: whether it can be faulted in.
+pub(crate) fn judge_leaf(pte: Pte, leaf: Leaf) -> Result<(), Refusal> {
+    match leaf {
+        Leaf::Swap | Leaf::Migration if pte.is_swp_uffd_any() => Err(Refusal::Uffd),
+        Leaf::Swap | Leaf::Migration => Ok(()),
+        Leaf::Device => Err(Refusal::Foreign),
+        Leaf::HwPoison => Err(Refusal::Poisoned),
+        Leaf::Marker if pte.is_swp_uffd_any() => Err(Refusal::Uffd),
+        Leaf::Marker => Err(Refusal::Marker),
+    }
+}
+
+/// Whether a window may be collapsed, given its number of holes and zero pages.
+pub(crate) fn judge_holes(holes: usize, zeroes: usize, limits: &Limits) -> Result<(), Refusal> {
+    if holes == PTRS_PER_PTE {
+        return Err(Refusal::Empty);
+    }
+    if holes + zeroes > limits.none {
+        stat::count(CollapseEvent::ExceedNone);
+        return Err(Refusal::TooManyHoles);
+    }
+    Ok(())
+}
+
+/// Scans the window at `addr`.
+pub(crate) fn scan(vma: &VmaRef, addr: usize, limits: &Limits) -> Result<Found, Refusal> {
+    let (mut empty, mut swapped) = (0, 0);
+    let found = scan_window(vma, addr, limits, &mut empty, &mut swapped);
+
+    trace::scanned(vma.mm(), empty, swapped, &found);
+    found
+}
+
+/// Judges a window.
+///
+/// Locks and references are looked at too, although only isolation can be sure of them: a window
+/// that will be refused need not have a huge page allocated.
+fn scan_window(
+    vma: &VmaRef,
+    addr: usize,
+    limits: &Limits,
+    empty: &mut usize,
+    swapped_slots: &mut usize,
+) -> Result<Found, Refusal> {
+    let slot = vma.pmd(addr).ok_or(Refusal::Empty)?;
+
+    match slot.read().kind() {
+        PmdKind::None => return Err(Refusal::Empty),
+        PmdKind::Huge => return Ok(Found::Huge),
+        PmdKind::Table => {}
+    }
+
+    let near = thp::node_reclaim_enabled();
+    let mut load = NodeLoad::new();
+    let (mut holes, mut zeroes, mut swapped, mut shared) = (0, 0, 0, 0);
+    let mut table = slot.lock_table().ok_or(Refusal::Raced)?;
+
+    for slot in table.slots() {
+        match slot.look() {
+            Entry::None => holes += 1,
+            Entry::Zero => zeroes += 1,
+            Entry::Special => return Err(Refusal::Foreign),
+            Entry::Leaf(pte, leaf) => {
+                judge_leaf(pte, leaf)?;
+                swapped += 1;
+                if swapped > limits.swap {
+                    stat::count(CollapseEvent::ExceedSwap);
+                    return Err(Refusal::TooManySwapped);
+                }
+            }
+            Entry::Page(pte, page) => {
+                let folio = page.folio();
+
+                judge_page(pte, page)?;
+                if limits.shared < PTRS_PER_PTE && folio.maybe_mapped_shared() {
+                    shared += 1;
+                    if shared > limits.shared {
+                        stat::count(CollapseEvent::ExceedShared);
+                        return Err(Refusal::TooManyShared);
+                    }
+                }
+                if near && load.too_far(folio.nid()) {
+                    return Err(Refusal::TooFar);
+                }
+                load.add(folio.nid());
+                if folio.is_locked() {
+                    return Err(Refusal::Locked);
+                }
+                if !folio.has_expected_refs() {
+                    return Err(Refusal::Referenced);
+                }
+            }
+        }
+    }
+    drop(table);
+
+    *empty = holes + zeroes;
+    *swapped_slots = swapped;
+    judge_holes(holes, zeroes, limits)?;
+    let (nid, nodes) = load.target();
+
+    Ok(Found::Candidate(Candidate {
+        addr,
+        nid,
+        nodes,
+        swapped,
+    }))
+}

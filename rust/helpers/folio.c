@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <linux/huge_mm.h>
+#include <linux/ksm.h>
+#include <linux/memcontrol.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/rmap.h>
+#include <linux/swap.h>
+#include <linux/vmstat.h>
+#include <../../mm/internal.h>
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+
+__rust_helper struct page *rust_helper_pfn_to_page(unsigned long pfn)
+{
+	return pfn_to_page(pfn);
+}
+
+__rust_helper struct folio *rust_helper_page_folio(struct page *page)
+{
+	return page_folio(page);
+}
+
+__rust_helper struct page *rust_helper_folio_page(struct folio *folio,
+						  unsigned long n)
+{
+	return folio_page(folio, n);
+}
+
+__rust_helper bool rust_helper_PageAnonExclusive(const struct page *page)
+{
+	return PageAnonExclusive(page);
+}
+
+__rust_helper bool rust_helper_PageHWPoison(const struct page *page)
+{
+	return PageHWPoison(page);
+}
+
+__rust_helper bool rust_helper_folio_trylock(struct folio *folio)
+{
+	return folio_trylock(folio);
+}
+
+__rust_helper bool rust_helper_folio_test_locked(struct folio *folio)
+{
+	return folio_test_locked(folio);
+}
+
+__rust_helper bool rust_helper_folio_test_large(const struct folio *folio)
+{
+	return folio_test_large(folio);
+}
+
+__rust_helper bool rust_helper_folio_test_anon(const struct folio *folio)
+{
+	return folio_test_anon(folio);
+}
+
+__rust_helper bool rust_helper_folio_test_swapcache(const struct folio *folio)
+{
+	return folio_test_swapcache(folio);
+}
+
+__rust_helper bool rust_helper_folio_is_zone_device(const struct folio *folio)
+{
+	return folio_is_zone_device(folio);
+}
+
+__rust_helper bool rust_helper_folio_maybe_mapped_shared(struct folio *folio)
+{
+	return folio_maybe_mapped_shared(folio);
+}
+
+__rust_helper bool rust_helper_folio_mapped(const struct folio *folio)
+{
+	return folio_mapped(folio);
+}
+
+__rust_helper int rust_helper_folio_ref_count(const struct folio *folio)
+{
+	return folio_ref_count(folio);
+}
+
+__rust_helper int rust_helper_folio_expected_ref_count(const struct folio *folio)
+{
+	return folio_expected_ref_count(folio);
+}
+
+__rust_helper int rust_helper_folio_nid(const struct folio *folio)
+{
+	return folio_nid(folio);
+}
+
+__rust_helper void rust_helper_folio_put(struct folio *folio)
+{
+	folio_put(folio);
+}
+
+__rust_helper void rust_helper___folio_mark_uptodate(struct folio *folio)
+{
+	__folio_mark_uptodate(folio);
+}
+
+__rust_helper struct folio *rust_helper___folio_alloc(gfp_t gfp,
+						      unsigned int order,
+						      int nid,
+						      nodemask_t *nodes)
+{
+	return __folio_alloc(gfp, order, nid, nodes);
+}
+
+__rust_helper int rust_helper_mem_cgroup_charge(struct folio *folio,
+						struct mm_struct *mm, gfp_t gfp)
+{
+	return mem_cgroup_charge(folio, mm, gfp);
+}
+
+__rust_helper void
+rust_helper_count_memcg_folio_events(struct folio *folio,
+				     enum vm_event_item item, unsigned long nr)
+{
+	count_memcg_folio_events(folio, item, nr);
+}
+
+__rust_helper int rust_helper_copy_mc_user_highpage(struct page *to,
+						    struct page *from,
+						    unsigned long addr,
+						    struct vm_area_struct *vma)
+{
+#ifdef CONFIG_X86_64
+	/*
+	 * Only CPUs with ERMS have a copy that survives a machine check, see
+	 * copy_mc_to_kernel(). To the others a page is a page.
+	 */
+	if (!boot_cpu_has(X86_FEATURE_ERMS)) {
+		copy_user_highpage(to, from, addr, vma);
+		return 0;
+	}
+#endif
+	return copy_mc_user_highpage(to, from, addr, vma);
+}
+
+__rust_helper void rust_helper_clear_user_highpage(struct page *page,
+						   unsigned long addr)
+{
+	clear_user_highpage(page, addr);
+}
+
+__rust_helper void rust_helper_ksm_might_unmap_zero_page(struct mm_struct *mm,
+							 pte_t pte)
+{
+	ksm_might_unmap_zero_page(mm, pte);
+}
+
+__rust_helper void rust_helper_add_anon_rss(struct mm_struct *mm, long pages)
+{
+	add_mm_counter(mm, MM_ANONPAGES, pages);
+}
+
+__rust_helper void rust_helper_count_vm_event(enum vm_event_item item)
+{
+	count_vm_event(item);
+}
+
+__rust_helper void rust_helper_count_mthp_stat(int order,
+					       enum mthp_stat_item item)
+{
+	count_mthp_stat(order, item);
+}
+
+__rust_helper bool rust_helper_node_reclaim_enabled(void)
+{
+	return node_reclaim_enabled();
+}
+
+__rust_helper nodemask_t rust_helper_node_online_mask(void)
+{
+	return node_states[N_ONLINE];
+}
+
+__rust_helper int rust_helper_node_distance_of(int a, int b)
+{
+	return node_distance(a, b);
+}
+
+#endif /* CONFIG_TRANSPARENT_HUGEPAGE */

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <linux/hugetlb.h>
+#include <linux/leafops.h>
+#include <linux/mm.h>
+#include <linux/mm_inline.h>
+#include <linux/pgalloc.h>
+#include <linux/pgtable.h>
+#include <linux/spinlock.h>
+#include <asm/tlbflush.h>
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+
+__rust_helper pte_t rust_helper_ptep_get(pte_t *ptep)
+{
+	return ptep_get(ptep);
+}
+
+__rust_helper pte_t rust_helper_ptep_get_and_clear(struct mm_struct *mm,
+						   unsigned long addr,
+						   pte_t *ptep)
+{
+	return ptep_get_and_clear(mm, addr, ptep);
+}
+
+__rust_helper void rust_helper_set_pte_at(struct mm_struct *mm,
+					  unsigned long addr, pte_t *ptep,
+					  pte_t pte)
+{
+	set_pte_at(mm, addr, ptep, pte);
+}
+
+__rust_helper void rust_helper_pte_unmap(pte_t *pte)
+{
+	pte_unmap(pte);
+}
+
+__rust_helper bool rust_helper_pte_none(pte_t pte)
+{
+	return pte_none(pte);
+}
+
+__rust_helper bool rust_helper_pte_present(pte_t pte)
+{
+	return pte_present(pte);
+}
+
+__rust_helper bool rust_helper_pte_special(pte_t pte)
+{
+	return pte_special(pte);
+}
+
+__rust_helper bool rust_helper_pte_write(pte_t pte)
+{
+	return pte_write(pte);
+}
+
+__rust_helper bool rust_helper_pte_young(pte_t pte)
+{
+	return pte_young(pte);
+}
+
+__rust_helper bool rust_helper_pte_dirty(pte_t pte)
+{
+	return pte_dirty(pte);
+}
+
+__rust_helper bool rust_helper_pte_soft_dirty(pte_t pte)
+{
+	return pte_soft_dirty(pte);
+}
+
+__rust_helper bool rust_helper_pte_uffd(pte_t pte)
+{
+	return pte_uffd(pte);
+}
+
+__rust_helper bool rust_helper_pte_swp_soft_dirty(pte_t pte)
+{
+	return pte_swp_soft_dirty(pte);
+}
+
+__rust_helper pte_t rust_helper_pte_swp_mksoft_dirty(pte_t pte)
+{
+	return pte_swp_mksoft_dirty(pte);
+}
+
+__rust_helper bool rust_helper_pte_swp_uffd_any(pte_t pte)
+{
+	return pte_swp_uffd_any(pte);
+}
+
+__rust_helper bool rust_helper_pte_swp_uffd(pte_t pte)
+{
+	return pte_swp_uffd(pte);
+}
+
+__rust_helper unsigned long rust_helper_pte_pfn(pte_t pte)
+{
+	return pte_pfn(pte);
+}
+
+__rust_helper bool rust_helper_is_zero_pfn(unsigned long pfn)
+{
+	return is_zero_pfn(pfn);
+}
+
+__rust_helper pte_t rust_helper_mk_pte(struct page *page, pgprot_t prot)
+{
+	return mk_pte(page, prot);
+}
+
+__rust_helper pte_t rust_helper_pte_mkold(pte_t pte)
+{
+	return pte_mkold(pte);
+}
+
+__rust_helper pte_t rust_helper_pte_mkdirty(pte_t pte)
+{
+	return pte_mkdirty(pte);
+}
+
+__rust_helper pte_t rust_helper_pte_mkwrite(pte_t pte,
+					    struct vm_area_struct *vma)
+{
+	return pte_mkwrite(pte, vma);
+}
+
+__rust_helper pte_t rust_helper_pte_mkuffd(pte_t pte)
+{
+	return pte_mkuffd(pte);
+}
+
+__rust_helper pte_t rust_helper_pte_mksoft_dirty(pte_t pte)
+{
+	return pte_mksoft_dirty(pte);
+}
+
+__rust_helper pte_t rust_helper_pte_clear_soft_dirty(pte_t pte)
+{
+	return pte_clear_soft_dirty(pte);
+}
+
+__rust_helper pte_t rust_helper_pte_mkprotnone(pte_t pte)
+{
+	return pte_modify(pte, PAGE_NONE);
+}
+
+__rust_helper softleaf_t rust_helper_softleaf_from_pte(pte_t pte)
+{
+	return softleaf_from_pte(pte);
+}
+
+__rust_helper pte_t rust_helper_softleaf_to_pte(softleaf_t entry)
+{
+	return softleaf_to_pte(entry);
+}
+
+__rust_helper enum softleaf_type rust_helper_softleaf_type(softleaf_t entry)
+{
+	return softleaf_type(entry);
+}
+
+__rust_helper unsigned long rust_helper_softleaf_to_pfn(softleaf_t entry)
+{
+	return softleaf_to_pfn(entry);
+}
+
+__rust_helper softleaf_t
+rust_helper_make_readable_migration_entry(unsigned long pfn)
+{
+	return make_readable_migration_entry(pfn);
+}
+
+__rust_helper softleaf_t
+rust_helper_make_readable_exclusive_migration_entry(unsigned long pfn)
+{
+	return make_readable_exclusive_migration_entry(pfn);
+}
+
+__rust_helper softleaf_t
+rust_helper_make_writable_migration_entry(unsigned long pfn)
+{
+	return make_writable_migration_entry(pfn);
+}
+
+__rust_helper softleaf_t rust_helper_make_migration_entry_young(softleaf_t entry)
+{
+	return make_migration_entry_young(entry);
+}
+
+__rust_helper softleaf_t rust_helper_make_migration_entry_dirty(softleaf_t entry)
+{
+	return make_migration_entry_dirty(entry);
+}
+
+__rust_helper bool rust_helper_softleaf_is_migration_young(softleaf_t entry)
+{
+	return softleaf_is_migration_young(entry);
+}
+
+__rust_helper bool rust_helper_softleaf_is_migration_dirty(softleaf_t entry)
+{
+	return softleaf_is_migration_dirty(entry);
+}
+
+__rust_helper pmd_t rust_helper_pmdp_get_lockless(pmd_t *pmdp)
+{
+	return pmdp_get_lockless(pmdp);
+}
+
+__rust_helper bool rust_helper_pmd_none(pmd_t pmd)
+{
+	return pmd_none(pmd);
+}
+
+__rust_helper bool rust_helper_pmd_present(pmd_t pmd)
+{
+	return pmd_present(pmd);
+}
+
+__rust_helper bool rust_helper_pmd_trans_huge(pmd_t pmd)
+{
+	return pmd_trans_huge(pmd);
+}
+
+__rust_helper bool rust_helper_pmd_bad(pmd_t pmd)
+{
+	return pmd_bad(pmd);
+}
+
+__rust_helper bool rust_helper_pmd_is_migration_entry(pmd_t pmd)
+{
+	return pmd_is_migration_entry(pmd);
+}
+
+__rust_helper pgtable_t rust_helper_pmd_pgtable(pmd_t pmd)
+{
+	return pmd_pgtable(pmd);
+}
+
+__rust_helper spinlock_t *rust_helper_pmd_lockptr(struct mm_struct *mm,
+						  pmd_t *pmd)
+{
+	return pmd_lockptr(mm, pmd);
+}
+
+__rust_helper spinlock_t *rust_helper_pte_lockptr(struct mm_struct *mm,
+						  pmd_t *pmd)
+{
+	return pte_lockptr(mm, pmd);
+}
+
+/* The lock of a table that no PMD entry maps any more. */
+__rust_helper spinlock_t *rust_helper_pgtable_lockptr(struct mm_struct *mm,
+						      pgtable_t table)
+{
+#ifdef CONFIG_SPLIT_PTE_PTLOCKS
+	return ptlock_ptr(page_ptdesc(table));
+#else
+	return &mm->page_table_lock;
+#endif
+}
+
+__rust_helper pte_t *rust_helper_pte_offset_map(pmd_t *pmd, unsigned long addr)
+{
+	return pte_offset_map(pmd, addr);
+}
+
+__rust_helper void rust_helper_spin_lock_nested(spinlock_t *lock, int subclass)
+{
+	spin_lock_nested(lock, subclass);
+}
+
+/* The invalid huge PMD that stands in while the old translations go. */
+__rust_helper pmd_t rust_helper_pmdp_establish_invalid(struct vm_area_struct *vma,
+						       unsigned long addr,
+						       pmd_t *pmdp,
+						       struct folio *folio)
+{
+	pmd_t pmd = folio_mk_pmd(folio, vma->vm_page_prot);
+
+	return pmdp_establish(vma, addr, pmdp, pmd_mkinvalid(pmd));
+}
+
+__rust_helper pgtable_t rust_helper_pte_alloc_one(struct mm_struct *mm)
+{
+	return pte_alloc_one(mm);
+}
+
+__rust_helper void rust_helper_pte_free(struct mm_struct *mm, pgtable_t table)
+{
+	pte_free(mm, table);
+}
+
+/* Modules cannot flush TLBs. bindgen, which plays a module, is to see it. */
+#if !defined(MODULE) || defined(__BINDGEN__)
+__rust_helper void rust_helper_flush_tlb_range(struct vm_area_struct *vma,
+					       unsigned long start,
+					       unsigned long end)
+{
+#ifndef MODULE
+	flush_tlb_range(vma, start, end);
+#endif
+}
+#endif
+
+__rust_helper void rust_helper_inc_tlb_flush_pending(struct mm_struct *mm)
+{
+	inc_tlb_flush_pending(mm);
+}
+
+__rust_helper void rust_helper_dec_tlb_flush_pending(struct mm_struct *mm)
+{
+	dec_tlb_flush_pending(mm);
+}
+
+#endif /* CONFIG_TRANSPARENT_HUGEPAGE */

@@ -1,0 +1,593 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Folios and their pages.
+//!
+//! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h),
+//! [`include/linux/page-flags.h`](srctree/include/linux/page-flags.h),
+//! [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
+
+use super::{
+    pgtable::{
+        PMD_ORDER,
+        PTRS_PER_PTE, //
+    },
+    virt::VmaRef,
+    MmWithUser,
+};
+use crate::{
+    alloc::Flags,
+    bindings,
+    types::Opaque, //
+};
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
+
+const FOLIO_BATCH_SIZE: usize = bindings::FOLIO_BATCH_SIZE as usize;
+
+/// Number of NUMA nodes that there can be.
+pub const MAX_NUMNODES: usize = bindings::MAX_NUMNODES as usize;
+
+/// A pointer to a folio. Nothing says how long it is valid.
+pub type FolioPtr = NonNull<bindings::folio>;
+
+/// A folio: one page, or a naturally aligned power of two of them.
+///
+/// # Invariants
+///
+/// Somebody holds a reference for as long as the folio is borrowed.
+#[repr(transparent)]
+pub struct Folio(Opaque<bindings::folio>);
+
+impl Folio {
+    /// Borrows a folio.
+    ///
+    /// # Safety
+    ///
+    /// `folio` points at a folio, not at a tail page, and somebody holds a reference for `'a`.
+    #[inline(always)]
+    pub unsafe fn from_raw<'a>(folio: FolioPtr) -> &'a Self {
+        // SAFETY: The caller vouches for it. Layouts agree due to repr(transparent).
+        unsafe { folio.cast().as_ref() }
+    }
+
+    /// Returns a raw pointer to the folio.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut bindings::folio {
+        self.0.get()
+    }
+
+    /// Returns a raw pointer to the folio, known not to be null.
+    #[inline(always)]
+    pub fn as_non_null(&self) -> FolioPtr {
+        NonNull::from(self).cast()
+    }
+
+    /// Whether this folio has more than one page.
+    #[inline(always)]
+    pub fn is_large(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio.
+        unsafe { bindings::folio_test_large(self.as_ptr()) }
+    }
+
+    /// Whether its pages are anonymous memory.
+    #[inline(always)]
+    pub fn is_anon(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio.
+        unsafe { bindings::folio_test_anon(self.as_ptr()) }
+    }
+
+    /// Whether somebody has it locked.
+    #[inline(always)]
+    pub fn is_locked(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio.
+        unsafe { bindings::folio_test_locked(self.as_ptr()) }
+    }
+
+    /// Whether it is in the swap cache. Stable while it is locked.
+    #[inline(always)]
+    pub fn is_swapcache(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio.
+        unsafe { bindings::folio_test_swapcache(self.as_ptr()) }
+    }
+
+    /// Whether it is the memory of a device.
+    #[inline(always)]
+    pub fn is_zone_device(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio.
+        unsafe { bindings::folio_is_zone_device(self.as_ptr()) }
+    }
+
+    /// Whether more than one process may map it.
+    #[inline(always)]
+    pub fn maybe_mapped_shared(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio.
+        unsafe { bindings::folio_maybe_mapped_shared(self.as_ptr()) }
+    }
+
+    /// Whether anybody maps it.
+    #[inline(always)]
+    pub fn is_mapped(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio.
+        unsafe { bindings::folio_mapped(self.as_ptr()) }
+    }
+
+    /// The NUMA node that it lies on.
+    #[inline(always)]
+    pub fn nid(&self) -> usize {
+        // SAFETY: By the type invariants this is a folio.
+        let nid = unsafe { bindings::folio_nid(self.as_ptr()) };
+
+        // CAST: Node ids are not negative.
+        nid as usize
+    }
+
+    /// Whether its references are just those that its mappings and the swap cache explain.
+    ///
+    /// What that says depends on what the caller excludes: see where it is called.
+    #[inline(always)]
+    pub fn has_expected_refs(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio.
+        unsafe {
+            bindings::folio_ref_count(self.as_ptr())
+                == bindings::folio_expected_ref_count(self.as_ptr())
+        }
+    }
+
+    /// Tries to lock the folio.
+    #[inline(always)]
+    pub fn try_lock(&self) -> Option<FolioLock<'_>> {
+        // SAFETY: By the type invariants this is a folio, and it is referenced.
+        if unsafe { bindings::folio_trylock(self.as_ptr()) } {
+            // INVARIANT: The lock was taken just now.
+            Some(FolioLock(self))
+        } else {
+            None
+        }
+    }
+}
+
+/// The lock of a folio.
+///
+/// # Invariants
+///
+/// The folio is locked, and the lock is ours to give up.
+#[must_use = "the folio is unlocked when the guard is dropped"]
+pub struct FolioLock<'a>(&'a Folio);
+
+impl<'a> FolioLock<'a> {
+    /// Takes over a lock that was left behind by [`FolioLock::leave`].
+    ///
+    /// # Safety
+    ///
+    /// The folio was locked by the caller, who gives the lock away.
+    #[inline(always)]
+    pub unsafe fn adopt(folio: &'a Folio) -> Self {
+        // INVARIANT: The caller vouches for it.
+        Self(folio)
+    }
+
+    /// Leaves the folio locked.
+    #[inline(always)]
+    pub fn leave(self) {
+        let _ = ManuallyDrop::new(self);
+    }
+
+    /// Frees the swap slots of the folio if no swap entry needs them any more.
+    #[inline(always)]
+    pub fn free_swap(&self) {
+        if self.0.is_swapcache() {
+            // SAFETY: By the type invariants the folio is locked.
+            unsafe { bindings::folio_free_swap(self.0.as_ptr()) };
+        }
+    }
+
+    /// Notes that the folio was written through a mapping that is gone.
+    #[inline]
+    pub fn mark_dirty(&self) {
+        // SAFETY: By the type invariants the folio is locked.
+        unsafe { bindings::folio_mark_dirty(self.0.as_ptr()) };
+    }
+}
+
+impl Drop for FolioLock<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the lock is ours.
+        unsafe { bindings::folio_unlock(self.0.as_ptr()) };
+    }
+}
+
+/// A page of a folio that is kept in being for `'a`.
+#[derive(Clone, Copy)]
+pub struct PageRef<'a> {
+    page: NonNull<bindings::page>,
+    _folio: PhantomData<&'a Folio>,
+}
+
+impl<'a> PageRef<'a> {
+    /// The page of a page frame number.
+    ///
+    /// # Safety
+    ///
+    /// `pfn` is the number of a refcounted page of a folio that somebody holds a reference to for
+    /// `'a`.
+    #[inline(always)]
+    pub unsafe fn from_pfn(pfn: usize) -> Self {
+        // SAFETY: The page exists, so its descriptor does.
+        let page = unsafe { NonNull::new_unchecked(bindings::pfn_to_page(pfn)) };
+
+        Self {
+            page,
+            _folio: PhantomData,
+        }
+    }
+
+    /// Returns a raw pointer to the page.
+    #[inline(always)]
+    pub fn as_ptr(self) -> *mut bindings::page {
+        self.page.as_ptr()
+    }
+
+    /// The folio that the page belongs to.
+    #[inline(always)]
+    pub fn folio(self) -> &'a Folio {
+        // SAFETY: The page belongs to a folio that is referenced for `'a`.
+        unsafe { Folio::from_raw(NonNull::new_unchecked(bindings::page_folio(self.as_ptr()))) }
+    }
+
+    /// Whether one process alone maps the page, and may write it in place.
+    #[inline(always)]
+    pub fn is_anon_exclusive(self) -> bool {
+        // SAFETY: The page is valid, and that of an anonymous folio.
+        unsafe { bindings::PageAnonExclusive(self.as_ptr()) }
+    }
+
+    /// Whether the page is known to be bad.
+    #[inline(always)]
+    pub fn is_hwpoison(self) -> bool {
+        // SAFETY: The page is valid.
+        unsafe { bindings::PageHWPoison(self.as_ptr()) }
+    }
+
+    /// Removes the rmap of `nr` PTEs that mapped this and the following pages.
+    ///
+    /// # Safety
+    ///
+    /// - The pages belong to one folio, and it is referenced beyond this call.
+    /// - `vma` mapped them, by PTEs that are gone and whose rmap was not removed yet.
+    /// - The lock of the PTE table that mapped them is held.
+    #[inline(always)]
+    pub unsafe fn remove_rmap(self, nr: usize, vma: &VmaRef) {
+        // SAFETY: The caller vouches for all of it. CAST: No folio has 2^31 pages.
+        unsafe {
+            bindings::folio_remove_rmap_ptes(
+                self.folio().as_ptr(),
+                self.as_ptr(),
+                nr as core::ffi::c_int,
+                vma.as_ptr(),
+            )
+        };
+    }
+}
+
+#[cfg(CONFIG_THP_COLLAPSE_RUST)]
+/// Mappings of small folios whose rmaps are removed together.
+pub struct RmapBatch<'a> {
+    batch: bindings::folio_batch,
+    vma: &'a VmaRef,
+}
+
+#[cfg(CONFIG_THP_COLLAPSE_RUST)]
+impl<'a> RmapBatch<'a> {
+    /// An empty batch.
+    ///
+    /// # Safety
+    ///
+    /// The lock of the PTE table that mapped the folios is held until this is dropped.
+    #[inline]
+    pub unsafe fn new(vma: &'a VmaRef) -> Self {
+        Self {
+            batch: pin_init::zeroed(),
+            vma,
+        }
+    }
+
+    /// Removes the rmap of one PTE that mapped `folio`, now or later.
+    ///
+    /// # Safety
+    ///
+    /// - The folio is small and anonymous, and it stays referenced until this is dropped.
+    /// - The VMA mapped it, by a PTE that is gone and whose rmap was not removed yet.
+    #[inline(always)]
+    pub unsafe fn remove(&mut self, folio: &Folio) {
+        if let Some(slot) = self.batch.folios.get_mut(usize::from(self.batch.nr)) {
+            *slot = folio.as_ptr();
+            self.batch.nr = self.batch.nr.wrapping_add(1);
+        }
+        if usize::from(self.batch.nr) >= FOLIO_BATCH_SIZE {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        // SAFETY: Those who made and filled the batch vouch for it.
+        unsafe { bindings::folio_batch_remove_rmap(&mut self.batch, self.vma.as_ptr()) };
+        self.batch.nr = 0;
+    }
+}
+
+#[cfg(CONFIG_THP_COLLAPSE_RUST)]
+impl Drop for RmapBatch<'_> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// References that are dropped together.
+///
+/// # Invariants
+///
+/// The first `batch.nr` folios of `batch` are valid, and as many references to each as `refs` says
+/// are owned.
+pub struct PutBatch {
+    batch: bindings::folio_batch,
+    refs: [u32; FOLIO_BATCH_SIZE],
+}
+
+impl PutBatch {
+    /// An empty batch.
+    #[inline]
+    pub fn new() -> Self {
+        Self {
+            batch: pin_init::zeroed(),
+            refs: [0; FOLIO_BATCH_SIZE],
+        }
+    }
+
+    /// Adds `refs` references to a folio.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns them, and passes them on. The folio is not locked by the caller.
+    #[inline(always)]
+    pub unsafe fn put(&mut self, folio: FolioPtr, refs: u32) {
+        let nr = usize::from(self.batch.nr);
+
+        if let (Some(slot), Some(count)) = (self.batch.folios.get_mut(nr), self.refs.get_mut(nr)) {
+            *slot = folio.as_ptr();
+            *count = refs;
+            // INVARIANT: The caller gives us its references. No overflow: `nr` is in bounds.
+            self.batch.nr = self.batch.nr.wrapping_add(1);
+        }
+        if usize::from(self.batch.nr) >= FOLIO_BATCH_SIZE {
+            self.flush();
+        }
+    }
+
+    /// Drops the references.
+    #[inline(never)]
+    pub fn flush(&mut self) {
+        // SAFETY: By the type invariants the references are ours. The batch is empty afterwards.
+        unsafe { bindings::folios_put_refs(&mut self.batch, self.refs.as_mut_ptr()) };
+        self.batch.nr = 0;
+    }
+}
+
+impl Default for PutBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for PutBatch {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// A set of NUMA nodes.
+#[derive(Clone, Copy)]
+pub struct NodeMask(bindings::nodemask_t);
+
+impl NodeMask {
+    /// No nodes.
+    #[inline]
+    pub fn empty() -> Self {
+        // SAFETY: A bitmap of zeroes is a valid one.
+        Self(unsafe { core::mem::zeroed() })
+    }
+
+    /// All nodes that are online.
+    #[inline]
+    pub fn online() -> Self {
+        // SAFETY: Bits of this mask change when a node comes or goes, and whoever uses such a mask
+        // has to expect that. It is read as C code does.
+        Self(unsafe { bindings::node_online_mask() })
+    }
+
+    /// Adds a node, if there can be such a one.
+    #[inline]
+    pub fn insert(&mut self, nid: usize) {
+        let bits = usize::BITS as usize;
+
+        if let Some(word) = self.0.bits.get_mut(nid / bits) {
+            *word |= 1 << (nid % bits);
+        }
+    }
+
+    /// Whether a node is in the set.
+    #[inline]
+    pub fn contains(&self, nid: usize) -> bool {
+        let bits = usize::BITS as usize;
+
+        self.0
+            .bits
+            .get(nid / bits)
+            .is_some_and(|word| word & (1 << (nid % bits)) != 0)
+    }
+}
+
+/// A folio of PMD order that nobody else knows of yet.
+///
+/// # Invariants
+///
+/// `folio` is an order-[`PMD_ORDER`] folio whose only reference is owned.
+pub struct HugeFolio {
+    folio: FolioPtr,
+}
+
+impl HugeFolio {
+    /// Allocates a folio. Its contents are undefined. May sleep if `gfp` lets it.
+    ///
+    /// `nodes` are those that may serve when `nid` cannot.
+    #[inline]
+    pub fn alloc(gfp: Flags, nid: usize, nodes: &NodeMask) -> Option<Self> {
+        let mut nodes = *nodes;
+        // SAFETY: The nodemask is valid for the call. CAST: Node ids are small.
+        let folio = unsafe {
+            bindings::__folio_alloc(
+                gfp.as_raw(),
+                PMD_ORDER,
+                nid as core::ffi::c_int,
+                &mut nodes.0,
+            )
+        };
+
+        // INVARIANT: It was allocated just now.
+        NonNull::new(folio).map(|folio| Self { folio })
+    }
+
+    /// Charges the folio to the memory cgroup of `mm`, and prepares what the queue of folios to be
+    /// split needs, since nothing may be allocated when the folio is mapped.
+    #[inline]
+    pub fn charge(&self, mm: &MmWithUser, gfp: Flags) -> Result<(), ChargeError> {
+        // SAFETY: The folio and the mm are valid, and the folio is not charged yet.
+        if unsafe { bindings::mem_cgroup_charge(self.as_ptr(), mm.as_raw(), gfp.as_raw()) } != 0 {
+            return Err(ChargeError::Limit);
+        }
+        // SAFETY: The folio is charged.
+        if unsafe { bindings::folio_memcg_alloc_deferred(self.as_ptr()) } != 0 {
+            return Err(ChargeError::NoMemory);
+        }
+        Ok(())
+    }
+
+    /// Returns a raw pointer to the folio.
+    #[inline]
+    pub fn as_ptr(&self) -> *mut bindings::folio {
+        self.folio.as_ptr()
+    }
+
+    /// The NUMA node that it lies on.
+    #[inline]
+    pub fn nid(&self) -> usize {
+        // SAFETY: By the type invariants the folio is referenced.
+        unsafe { Folio::from_raw(self.folio) }.nid()
+    }
+
+    /// The pages of the folio.
+    #[inline(always)]
+    pub fn pages_mut(&mut self) -> impl Iterator<Item = BlankPage<'_>> {
+        let folio = self.folio;
+
+        (0..PTRS_PER_PTE).map(move |i| BlankPage {
+            // SAFETY: By the type invariants the folio has this many pages.
+            page: unsafe { bindings::folio_page(folio.as_ptr(), i) },
+            _folio: PhantomData,
+        })
+    }
+
+    /// Says that all of the contents are valid. The writes of the contents are visible before
+    /// whatever maps the folio.
+    #[inline]
+    pub fn mark_uptodate(&mut self) {
+        // SAFETY: By the type invariants the folio is ours alone.
+        unsafe { bindings::__folio_mark_uptodate(self.as_ptr()) };
+    }
+
+    #[inline]
+    pub(super) fn into_raw(self) -> *mut bindings::folio {
+        ManuallyDrop::new(self).as_ptr()
+    }
+}
+
+impl Drop for HugeFolio {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the reference is ours.
+        unsafe { bindings::folio_put(self.as_ptr()) };
+    }
+}
+
+/// Why a folio could not be charged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChargeError {
+    /// The memory cgroup is at its limit.
+    Limit,
+    /// Memory for bookkeeping is short.
+    NoMemory,
+}
+
+/// A page that nobody else can see.
+pub struct BlankPage<'a> {
+    page: *mut bindings::page,
+    _folio: PhantomData<&'a mut HugeFolio>,
+}
+
+/// A page could not be read: its memory is bad.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MachineCheck;
+
+impl BlankPage<'_> {
+    /// Copies a page.
+    ///
+    /// # Safety
+    ///
+    /// Nobody writes `src` until this returns.
+    #[inline(always)]
+    pub unsafe fn copy_from(
+        self,
+        src: PageRef<'_>,
+        addr: usize,
+        vma: &VmaRef,
+    ) -> Result<(), MachineCheck> {
+        // SAFETY: Both pages and the VMA are valid, the destination is ours.
+        let left =
+            unsafe { bindings::copy_mc_user_highpage(self.page, src.as_ptr(), addr, vma.as_ptr()) };
+
+        if left > 0 {
+            return Err(MachineCheck);
+        }
+        Ok(())
+    }
+
+    /// Clears the page.
+    #[inline(always)]
+    pub fn clear(self, addr: usize) {
+        // SAFETY: The page is valid and ours.
+        unsafe { bindings::clear_user_highpage(self.page, addr) };
+    }
+}
+
+/// Moves what this CPU holds back onto the LRU lists, and drops the references that this takes.
+#[inline]
+pub fn lru_add_drain() {
+    // SAFETY: May be called from any context that may be preempted.
+    unsafe { bindings::lru_add_drain() };
+}
+
+/// The same for all CPUs. Sleeps, and takes long.
+#[inline]
+pub fn lru_add_drain_all() {
+    // SAFETY: May be called by whoever may sleep.
+    unsafe { bindings::lru_add_drain_all() };
+}
+
+/// Finishes what munlock has put off on this CPU.
+#[inline]
+pub fn mlock_drain() {
+    // SAFETY: May be called from any context that may be preempted.
+    unsafe { bindings::mlock_drain_local() };
+}

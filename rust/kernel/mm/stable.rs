@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VMAs that stay as they are while one looks at them.
+//!
+//! Two locks do that: the VMA's own read lock, which keeps out who would change this VMA, and the
+//! mmap read lock, which keeps out who would change any. A [`StableVma`] is one of them with the
+//! VMA that it keeps; what is found in the VMA borrows it, so that nothing found under a lock is
+//! used after that lock was given up. To give it up and to take it again is a move.
+
+use super::{
+    pgtable::{
+        Leaf,
+        Pte, //
+    },
+    virt::VmaRef,
+    MmWithUser,
+    MmapReadGuard,
+    VmaReadGuard, //
+};
+use crate::{
+    bindings,
+    error::{
+        code::EINTR,
+        Result, //
+    },
+    types::NotThreadSafe, //
+};
+use core::{
+    mem::{
+        ManuallyDrop,
+        MaybeUninit, //
+    },
+    ops::Deref,
+    ptr,
+};
+
+/// Which lock is to keep a VMA stable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stability {
+    /// The VMA read lock; mmap_lock is held for no longer than it takes to find the VMA.
+    Vma,
+    /// The mmap read lock.
+    Mmap,
+}
+
+/// A VMA that is stable.
+#[must_use = "the VMA is unlocked when the guard is dropped"]
+pub struct StableVma<'mm> {
+    hold: Hold<'mm>,
+}
+
+enum Hold<'mm> {
+    Vma(VmaReadGuard<'mm>),
+    // INVARIANT: `.1` belongs to the mm that `.0` locks.
+    Mmap(MmapReadGuard<'mm>, ptr::NonNull<VmaRef>),
+}
+
+impl Deref for StableVma<'_> {
+    type Target = VmaRef;
+
+    #[inline]
+    fn deref(&self) -> &VmaRef {
+        match &self.hold {
+            Hold::Vma(vma) => vma,
+            // SAFETY: The mmap read lock is held, so the VMA is valid and stable.
+            Hold::Mmap(_, vma) => unsafe { vma.as_ref() },
+        }
+    }
+}
+
+impl MmWithUser {
+    /// Finds the first VMA that ends above `addr`, and keeps it stable. It may begin above `addr`.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` when a fatal signal came while waiting for mmap_lock.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    pub fn find_stable_vma(&self, addr: usize, how: Stability) -> Result<Option<StableVma<'_>>> {
+        if how == Stability::Vma {
+            if let Some(vma) = self.lock_vma_under_rcu(addr) {
+                return Ok(Some(StableVma {
+                    hold: Hold::Vma(vma),
+                }));
+            }
+        }
+
+        // SAFETY: The mm is valid.
+        if unsafe { bindings::mmap_read_lock_killable(self.as_raw()) } != 0 {
+            return Err(EINTR);
+        }
+        // INVARIANT: The lock was taken just now.
+        let guard = MmapReadGuard {
+            mm: self,
+            _nts: NotThreadSafe,
+        };
+        // SAFETY: The mm is valid and mmap_lock is held.
+        let vma = unsafe { bindings::find_vma(self.as_raw(), addr) };
+        let Some(vma) = ptr::NonNull::new(vma) else {
+            return Ok(None);
+        };
+
+        #[cfg(CONFIG_PER_VMA_LOCK)]
+        // SAFETY: The VMA is valid and mmap_lock is held.
+        if how == Stability::Vma && unsafe { bindings::vma_start_read_locked(vma.as_ptr()) } {
+            return Ok(Some(StableVma {
+                hold: Hold::Vma(VmaReadGuard {
+                    // SAFETY: The VMA read lock was taken just now, and the guard keeps it.
+                    vma: unsafe { VmaRef::from_raw(vma.as_ptr()) },
+                    _nts: NotThreadSafe,
+                }),
+            }));
+        }
+
+        Ok(Some(StableVma {
+            hold: Hold::Mmap(guard, vma.cast()),
+        }))
+    }
+}
+
+/// How a page is swapped in, and what became of the lock.
+pub enum SwapIn<'mm> {
+    /// The slot needs nothing (any more).
+    Done(StableVma<'mm>),
+    /// The lock had to be given up to wait for the page.
+    Unlocked,
+    /// The page cannot be had.
+    Failed(StableVma<'mm>),
+}
+
+impl<'mm> StableVma<'mm> {
+    /// Whether somebody waits for the lock that this holds.
+    #[inline]
+    pub fn is_contended(&self) -> bool {
+        match &self.hold {
+            #[cfg(CONFIG_PER_VMA_LOCK)]
+            // SAFETY: The VMA is valid.
+            Hold::Vma(vma) => unsafe { bindings::vma_lock_is_contended(vma.as_ptr()) },
+            #[cfg(not(CONFIG_PER_VMA_LOCK))]
+            Hold::Vma(_) => false,
+            // SAFETY: The mm is valid.
+            Hold::Mmap(guard, _) => unsafe {
+                bindings::mmap_lock_is_contended(guard.mm.as_raw()) != 0
+            },
+        }
+    }
+
+    /// Brings in the page that was swapped out of the `nr`th slot of a window, or waits for one
+    /// that is being moved, as a read fault would.
+    ///
+    /// # Context
+    ///
+    /// May sleep, and may give up the lock.
+    pub fn swap_in(self, window: usize, nr: usize) -> SwapIn<'mm> {
+        let (pmdp, addr) = match self.pmd(window) {
+            Some(slot) => (
+                slot.as_ptr(),
+                slot.addr()
+                    .wrapping_add(nr.wrapping_mul(bindings::PAGE_SIZE)),
+            ),
+            None => return SwapIn::Failed(self),
+        };
+        let vma = self.as_ptr();
+        // SAFETY: All zeroes is how C initializes what it does not name.
+        let mut vmf: bindings::vm_fault = unsafe { MaybeUninit::zeroed().assume_init() };
+        let mut ptl = ptr::null_mut();
+
+        // SAFETY: The PMD entry is the one of `addr`, see `PmdSlot`.
+        let ptep =
+            unsafe { bindings::pte_offset_map_ro_nolock(self.mm().as_raw(), pmdp, addr, &mut ptl) };
+        if ptep.is_null() {
+            return SwapIn::Done(self);
+        }
+        // SAFETY: The table is mapped, and `addr` lies in it.
+        let pte = unsafe { bindings::ptep_get(ptep) };
+        if !matches!(
+            Pte::from_raw(pte).leaf(),
+            Some(Leaf::Swap | Leaf::Migration)
+        ) {
+            // SAFETY: Mapped above.
+            unsafe { bindings::pte_unmap(ptep) };
+            return SwapIn::Done(self);
+        }
+
+        vmf.__bindgen_anon_1.vma = vma;
+        vmf.__bindgen_anon_1.address = addr;
+        vmf.__bindgen_anon_1.real_address = addr;
+        // SAFETY: The VMA is stable.
+        vmf.__bindgen_anon_1.pgoff = unsafe { bindings::linear_page_index(vma, addr) };
+        vmf.flags =
+            bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY | bindings::fault_flag_FAULT_FLAG_KILLABLE;
+        if matches!(self.hold, Hold::Vma(_)) {
+            vmf.flags |= bindings::fault_flag_FAULT_FLAG_VMA_LOCK;
+        }
+        vmf.pmd = pmdp;
+        vmf.pte = ptep;
+        vmf.ptl = ptl;
+        vmf.__bindgen_anon_2.orig_pte = pte;
+
+        // SAFETY: The fault describes a slot of a stable VMA with a non-present entry, mapped and
+        // not locked, as this function wants it; it unmaps it. It checks under the PTE table lock
+        // that the entry is still the one we saw.
+        let ret = unsafe { bindings::do_swap_page(&mut vmf) };
+
+        if ret & bindings::vm_fault_reason_VM_FAULT_RETRY != 0 {
+            // The fault path gave up the lock that FAULT_FLAG_VMA_LOCK names.
+            let _ = ManuallyDrop::new(self);
+            return SwapIn::Unlocked;
+        }
+        if ret & VM_FAULT_ERROR != 0 {
+            return SwapIn::Failed(self);
+        }
+        SwapIn::Done(self)
+    }
+}
+
+const VM_FAULT_ERROR: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_OOM
+    | bindings::vm_fault_reason_VM_FAULT_SIGBUS
+    | bindings::vm_fault_reason_VM_FAULT_SIGSEGV
+    | bindings::vm_fault_reason_VM_FAULT_HWPOISON
+    | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE
+    | bindings::vm_fault_reason_VM_FAULT_FALLBACK;

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a VMA says of transparent huge pages.
+//!
+//! C header: [`include/linux/huge_mm.h`](srctree/include/linux/huge_mm.h)
+
+use super::{
+    pgtable::PMD_ORDER,
+    virt::{
+        flags,
+        VmaRef, //
+    },
+    MmWithUser,
+};
+use crate::{
+    alloc::Flags,
+    bindings, //
+};
+
+impl VmaRef {
+    /// Whether the VMA maps private anonymous memory.
+    #[inline]
+    pub fn is_anonymous(&self) -> bool {
+        // SAFETY: The VMA is stable.
+        unsafe { bindings::vma_is_anonymous(self.as_ptr()) }
+    }
+
+    /// Whether the VMA has an anon_vma, that is, whether it ever held a page of its own.
+    #[inline]
+    pub fn has_anon_vma(&self) -> bool {
+        // SAFETY: The VMA is stable. That of another page the first fault is to set this does not
+        // matter: it is never unset.
+        unsafe { !core::ptr::read_volatile(&(*self.as_ptr()).anon_vma).is_null() }
+    }
+
+    /// Whether userfaultfd watches the VMA.
+    #[inline]
+    pub fn is_userfaultfd_armed(&self) -> bool {
+        // SAFETY: The VMA is stable.
+        unsafe { bindings::userfaultfd_armed(self.as_ptr()) }
+    }
+
+    /// Whether who asks for it may have huge pages of PMD order in the VMA, whatever sysfs says.
+    ///
+    /// That is no for a VMA too small to hold a window, for VMAs of a special kind, for hardware
+    /// without huge pages and for a process that opted out of them. `heed_madvise` also heeds an
+    /// earlier MADV_NOHUGEPAGE.
+    #[inline]
+    pub fn may_collapse(&self, heed_madvise: bool) -> bool {
+        let mut vm_flags = self.flags();
+
+        if !heed_madvise {
+            vm_flags &= !flags::NOHUGEPAGE;
+        }
+        // SAFETY: The VMA is stable. What it is asked for is what these flags would let it do.
+        unsafe {
+            bindings::thp_vma_allowable_orders(
+                self.as_ptr(),
+                vm_flags,
+                bindings::tva_type_TVA_FORCED_COLLAPSE,
+                1 << PMD_ORDER,
+            ) != 0
+        }
+    }
+
+    /// How a page fault in this VMA would allocate a huge page.
+    #[inline]
+    pub fn thp_gfp(&self) -> Flags {
+        // SAFETY: The VMA is stable.
+        Flags::from_raw(unsafe { bindings::vma_thp_gfp_mask(self.as_ptr()) })
+    }
+}
+
+impl MmWithUser {
+    /// Whether the OOM killer took away pages of this address space, so that what is empty may
+    /// have held data.
+    #[inline]
+    pub fn is_unstable(&self) -> bool {
+        // SAFETY: The mm is valid.
+        unsafe {
+            bindings::mm_flags_test(bindings::MMF_UNSTABLE as core::ffi::c_int, self.as_raw())
+        }
+    }
+}
+
+/// Whether an allocation may reclaim and compact by itself.
+#[inline]
+pub fn may_reclaim(gfp: Flags) -> bool {
+    gfp.as_raw() & bindings::__GFP_DIRECT_RECLAIM != 0
+}
+
+/// Whether allocations are to prefer near nodes, even at the price of reclaim.
+#[inline]
+pub fn node_reclaim_enabled() -> bool {
+    // SAFETY: Reads one variable.
+    unsafe { bindings::node_reclaim_enabled() }
+}
+
+/// Whether two NUMA nodes are too far apart for reclaim to reach.
+#[inline]
+pub fn nodes_too_far(a: usize, b: usize) -> bool {
+    // SAFETY: Reads tables that are fixed after boot; both are nodes of existing pages.
+    unsafe {
+        bindings::node_distance_of(a as core::ffi::c_int, b as core::ffi::c_int)
+            > bindings::node_reclaim_distance
+    }
+}

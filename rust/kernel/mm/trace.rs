@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tracepoints of memory management.
+//!
+//! C header: [`include/trace/events/huge_memory.h`](srctree/include/trace/events/huge_memory.h)
+
+use super::{
+    pgtable::PMD_ORDER,
+    MmWithUser, //
+};
+use crate::bindings;
+use core::ffi::{
+    c_int,
+    c_uint, //
+};
+
+/// How the scan or the collapse of a window ended, in the words of the C code that shares these
+/// tracepoints.
+#[derive(Clone, Copy)]
+pub struct ScanResult(c_int);
+
+macro_rules! scan_results {
+    ($($(#[$doc:meta])* $name:ident => $c:ident;)*) => {
+        impl ScanResult {$(
+            $(#[$doc])*
+            // CAST: The enum is small.
+            pub const $name: Self = Self(bindings::$c as c_int);
+        )*}
+    };
+}
+
+scan_results! {
+    /// Nothing of the below.
+    FAIL => scan_result_SCAN_FAIL;
+    /// The window can be collapsed, or was.
+    SUCCEED => scan_result_SCAN_SUCCEED;
+    /// There is no page table.
+    NO_PTE_TABLE => scan_result_SCAN_NO_PTE_TABLE;
+    /// A huge page is mapped.
+    PMD_MAPPED => scan_result_SCAN_PMD_MAPPED;
+    /// Too many holes.
+    EXCEED_NONE_PTE => scan_result_SCAN_EXCEED_NONE_PTE;
+    /// Too many swapped pages.
+    EXCEED_SWAP_PTE => scan_result_SCAN_EXCEED_SWAP_PTE;
+    /// Too many shared pages.
+    EXCEED_SHARED_PTE => scan_result_SCAN_EXCEED_SHARED_PTE;
+    /// A page is not there.
+    PTE_NON_PRESENT => scan_result_SCAN_PTE_NON_PRESENT;
+    /// userfaultfd tracks a page.
+    PTE_UFFD => scan_result_SCAN_PTE_UFFD;
+    /// No page of the kind that could be collapsed.
+    PAGE_NULL => scan_result_SCAN_PAGE_NULL;
+    /// Nodes are too far apart.
+    SCAN_ABORT => scan_result_SCAN_SCAN_ABORT;
+    /// References that are not explained.
+    PAGE_COUNT => scan_result_SCAN_PAGE_COUNT;
+    /// A locked folio.
+    PAGE_LOCK => scan_result_SCAN_PAGE_LOCK;
+    /// The VMA may not have huge pages.
+    VMA_CHECK => scan_result_SCAN_VMA_CHECK;
+    /// The VMA is gone.
+    VMA_NULL => scan_result_SCAN_VMA_NULL;
+    /// No huge page to be had.
+    ALLOC_HUGE_PAGE_FAIL => scan_result_SCAN_ALLOC_HUGE_PAGE_FAIL;
+    /// The memory cgroup is at its limit.
+    CGROUP_CHARGE_FAIL => scan_result_SCAN_CGROUP_CHARGE_FAIL;
+    /// Bad memory.
+    COPY_MC => scan_result_SCAN_COPY_MC;
+}
+
+mod points {
+    use super::*;
+
+    crate::declare_trace! {
+        /// # Safety
+        ///
+        /// `mm` is valid.
+        pub(super) unsafe fn mm_khugepaged_scan_pmd(
+            mm: *mut bindings::mm_struct,
+            pfn: usize,
+            referenced: c_int,
+            none_or_zero: c_int,
+            status: c_int,
+            unmapped: c_int,
+        );
+
+        /// # Safety
+        ///
+        /// `mm` is valid.
+        pub(super) unsafe fn mm_collapse_huge_page(
+            mm: *mut bindings::mm_struct,
+            isolated: c_int,
+            status: c_int,
+            order: c_uint,
+        );
+
+        /// # Safety
+        ///
+        /// `mm` is valid.
+        pub(super) unsafe fn mm_collapse_batch(
+            mm: *mut bindings::mm_struct,
+            start: usize,
+            windows: c_uint,
+            huge: c_uint,
+            refused: c_uint,
+            stable_us: i64,
+            source_us: i64,
+        );
+    }
+}
+
+/// A window was scanned.
+#[inline(always)]
+pub fn scanned(mm: &MmWithUser, none_or_zero: usize, swapped: usize, result: ScanResult) {
+    // SAFETY: The mm is valid. CAST: A window has 512 pages.
+    unsafe {
+        points::mm_khugepaged_scan_pmd(
+            mm.as_raw(),
+            usize::MAX,
+            0,
+            none_or_zero as c_int,
+            result.0,
+            swapped as c_int,
+        )
+    };
+}
+
+/// A window was collapsed, or was not.
+#[inline(always)]
+pub fn collapsed(mm: &MmWithUser, result: ScanResult) {
+    let isolated = c_int::from(result.0 == ScanResult::SUCCEED.0);
+
+    // SAFETY: The mm is valid.
+    unsafe { points::mm_collapse_huge_page(mm.as_raw(), isolated, result.0, PMD_ORDER) };
+}
+
+/// What a batch of windows came to.
+pub struct Batch {
+    /// The first address of its windows.
+    pub start: usize,
+    /// How many windows it had.
+    pub windows: u32,
+    /// How many of them are huge now.
+    pub huge: u32,
+    /// How many were refused. The rest was put off.
+    pub refused: u32,
+    /// How many microseconds the VMA was kept stable.
+    pub stable_us: i64,
+    /// How many microseconds a source was kept locked, at most.
+    pub source_us: i64,
+}
+
+/// A batch of windows was done.
+#[inline(always)]
+pub fn batch(mm: &MmWithUser, batch: &Batch) {
+    // SAFETY: The mm is valid.
+    unsafe {
+        points::mm_collapse_batch(
+            mm.as_raw(),
+            batch.start,
+            batch.windows,
+            batch.huge,
+            batch.refused,
+            batch.stable_us,
+            batch.source_us,
+        )
+    };
+}
