@@ -160,9 +160,10 @@ impl<'v> Batch<'v> {
         // What was faulted in, or mapped lately by this CPU, is referenced by its LRU caches.
         folio::lru_add_drain();
 
-        // Secondary MMUs lose the range before the first PTE is cleared, and get it back when all is
-        // mapped. Start and end may sleep: neither page table nor folio is locked there.
-        pin_init::stack_pin_init!(let range = InvalidateRange::clear(self.vma, self.start, self.end));
+        // Secondary MMUs lose the range before the first PTE is cleared, and get it back when all
+        // is mapped. Start and end may sleep: neither page table nor folio is locked there.
+        let invalidate = InvalidateRange::clear(self.vma, self.start, self.end);
+        pin_init::stack_pin_init!(let range = invalidate);
 
         // Until the flush, who zaps one of our entries has to flush too, see `OwedFlush`.
         let owed = OwedFlush::begin(self.vma, self.start, self.end);

@@ -2,9 +2,9 @@
 
 //! Collapse of private anonymous memory into huge pages, on request and in the caller's context.
 //!
-//! A *window* is an aligned range of 2 MiB, or what a PMD entry maps,. To collapse it is to replace the base pages
-//! behind it by one huge page. mmap_lock is never taken for write. It is the *sources* that are made
-//! to wait, not the process:
+//! A *window* is an aligned range of 2 MiB, or what a PMD entry maps,. To collapse it is to replace
+//! the base pages behind it by one huge page. mmap_lock is never taken for write. It is the
+//! *sources* that are made to wait, not the process:
 //!
 //! > A source page is quiesced by its folio lock, by a migration entry in its PTE, and by a
 //! > reference count which, read after the PTE was cleared, is just what its mappings and the swap

@@ -37,8 +37,8 @@ impl<'v, 'mm> Isolated<'v, 'mm> {
             if pte.is_none() {
                 page.clear(addr);
             } else {
-                // SAFETY: `sources` holds the mapping's reference, and its page is quiesced: see the
-                // head of isolate.rs.
+                // SAFETY: `sources` holds the mapping's reference, and its page is quiesced: see
+                // the head of isolate.rs.
                 result = unsafe { page.copy_from(source_page(*pte), addr, slot.vma()) };
                 if result.is_err() {
                     break;

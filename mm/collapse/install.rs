@@ -3,8 +3,8 @@
 //! Putting huge pages in the place of page tables.
 //!
 //! For each window of a batch, under the PMD lock: lock its PTE table, verify that every slot still
-//! is just what we left there, and unhook the table. Then flush once for all of them, and map the huge
-//! folios. All windows of a batch lie in one PMD table, so that one lock covers them.
+//! is just what we left there, and unhook the table. Then flush once for all of them, and map the
+//! huge folios. All windows of a batch lie in one PMD table, so that one lock covers them.
 //!
 //! # What the verify sees
 //!
@@ -22,11 +22,11 @@
 //!
 //! # What stands in for the table until the flush
 //!
-//! Between small and huge translations of one address there has to be a flush with neither in place:
-//! some CPUs do not stand both in their TLBs. It also rids CPUs of upper level entries that lead to
-//! the old table, before that is freed. Small translations can only be of zero pages, or of a hole
-//! that was filled and zapped and whose zap has not flushed yet: the others went when the batch was
-//! isolated.
+//! Between small and huge translations of one address there has to be a flush with neither in
+//! place: some CPUs do not stand both in their TLBs. It also rids CPUs of upper level entries that
+//! lead to the old table, before that is freed. Small translations can only be of zero pages, or of
+//! a hole that was filled and zapped and whose zap has not flushed yet: the others went when the
+//! batch was isolated.
 //!
 //! For that time the PMD entry is not none, but a huge one that is invalid, as in the splitting of
 //! huge pages: see [`NestedTable::unhook`]. GUP-fast finds it not present and takes the slow path;

@@ -6,33 +6,34 @@
 //!
 //! For each present PTE, under the PTE table lock: try to lock the folio, clear the PTE, write a
 //! migration entry, and compare the folio's references with those that its mappings and the swap
-//! cache explain. Our own mapping is among them: its rmap and its reference stay until the source is
-//! released, so that we need none of our own.
+//! cache explain. Our own mapping is among them: its rmap and its reference stay until the source
+//! is released, so that we need none of our own.
 //!
 //! The order is what counts. GUP-fast takes its reference first and then looks whether the PTE is
-//! still what it was; we clear the PTE, which is a full barrier, and then look at the references. One
-//! of the two sees the other. Who pinned the page before is seen in the count, and who comes by the
-//! page table after finds a migration entry, and waits for the folio lock. The TLBs may hold the old
-//! translation until they are flushed, once for all windows of a batch, before the first copy.
+//! still what it was; we clear the PTE, which is a full barrier, and then look at the references.
+//! One of the two sees the other. Who pinned the page before is seen in the count, and who comes by
+//! the page table after finds a migration entry, and waits for the folio lock. The TLBs may hold
+//! the old translation until they are flushed, once for all windows of a batch, before the first
+//! copy.
 //!
-//! After that, nobody writes to the page. If it was exclusive, we had the only mapping. If it was not,
-//! all its mappings are read-only, and to be written in place it would have to become exclusive to
-//! another process, which takes the folio lock and our reference being gone. So shared pages can be
-//! copied without being unshared first, and KSM pages are shared pages.
+//! After that, nobody writes to the page. If it was exclusive, we had the only mapping. If it was
+//! not, all its mappings are read-only, and to be written in place it would have to become
+//! exclusive to another process, which takes the folio lock and our reference being gone. So shared
+//! pages can be copied without being unshared first, and KSM pages are shared pages.
 //!
 //! References may still come: from the LRU lists, from a speculative lookup, from another process's
 //! read. They can read what we also only read. So counting is enough. The count need not be frozen:
-//! a frozen folio could neither be munlocked nor end its writeback, and one that is mapped outside of
-//! the window too cannot be frozen.
+//! a frozen folio could neither be munlocked nor end its writeback, and one that is mapped outside
+//! of the window too cannot be frozen.
 //!
 //! For a large folio the count is compared after the last of its PTEs in this window was cleared.
 //! What it maps outside of the window may be written and pinned; these are other pages of it.
 //!
 //! # Who can still reach a quiesced slot
 //!
-//! - Whoever zaps finds a migration entry, and takes the page off the rss, but drops neither rmap nor
-//!   reference: in page migration a moving page has given up both. We have not, so those of a slot
-//!   that was zapped are ours to drop. The zap can even free the whole table. See [`Sources`].
+//! - Whoever zaps finds a migration entry, and takes the page off the rss, but drops neither rmap
+//!   nor reference: in page migration a moving page has given up both. We have not, so those of a
+//!   slot that was zapped are ours to drop. The zap can even free the whole table. See [`Sources`].
 //! - userfaultfd's write-protect and /proc's clear_refs change migration entries in place. Such an
 //!   entry is ours still, but must not be replaced by the PTE that we saved: that would undo them.
 //! - UFFDIO_MOVE and faults wait for the folio lock. Reclaim, compaction, KSM, splitting and memory
@@ -186,8 +187,8 @@ fn isolate(slot: PmdSlot<'_>, saved: &mut Saved, limits: &Limits) -> Result<usiz
     saved.clear_large();
     let result = isolate_slots(table.slots(), saved, limits, &mut tally, &mut filled);
     if result.is_err() {
-        // The lock was not given up, so nobody has seen what we wrote, and every slot is still ours.
-        // No flush either: the PTEs that return say what stale TLB entries may say.
+        // The lock was not given up, so nobody has seen what we wrote, and every slot is still
+        // ours. No flush either: the PTEs that return say what stale TLB entries may say.
         restore(table.slots(), saved, filled, slot);
     }
     result.map(|()| tally.sources)
@@ -371,8 +372,8 @@ fn put_back(slot: PmdSlot<'_>, saved: &mut Saved, filled: usize) {
 
 /// Unlocks the folios of the sources.
 ///
-/// Whoever calls this has made sure that they stay referenced: by references of ours, or by those of
-/// PTEs whose table is locked.
+/// Whoever calls this has made sure that they stay referenced: by references of ours, or by those
+/// of PTEs whose table is locked.
 fn unlock_sources(saved: &Saved, filled: usize) {
     for pte in saved.ptes.iter().take(filled) {
         if pte.is_none() {
@@ -393,11 +394,11 @@ fn unlock_sources(saved: &Saved, filled: usize) {
 
 /// Restores what the first `filled` slots mapped, where they still are ours.
 ///
-/// For those that are not, the rmap is dropped here; the reference remains, and `saved.left` is none
-/// to say so. The caller drops it once the table is unlocked.
+/// For those that are not, the rmap is dropped here; the reference remains, and `saved.left` is
+/// none to say so. The caller drops it once the table is unlocked.
 ///
-/// The folios are unlocked here, with the table still locked: once a PTE is back, a zap may drop its
-/// reference as soon as the table is unlocked, and nothing else would keep the folio.
+/// The folios are unlocked here, with the table still locked: once a PTE is back, a zap may drop
+/// its reference as soon as the table is unlocked, and nothing else would keep the folio.
 fn restore<'t>(
     slots: impl Iterator<Item = PteSlot<'t>>,
     saved: &mut Saved,

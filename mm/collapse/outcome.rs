@@ -59,8 +59,8 @@ pub(crate) enum Refusal {
     File(Error),
 }
 
-/// What the caller can do about a refusal. When several windows were refused, the last of these that
-/// occurred is reported: it is the most useful one to know.
+/// What the caller can do about a refusal. When several windows were refused, the last of these
+/// that occurred is reported: it is the most useful one to know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Advice {
     /// This range will not collapse.

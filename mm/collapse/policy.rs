@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a request may do: made once, from its flags, its caller and sysfs, and never looked up again.
+//! What a request may do: made once, from its flags, its caller and sysfs, and never looked up
+//! again.
 
 use core::ops::Range;
 use kernel::{
@@ -59,8 +60,8 @@ impl Policy {
     }
 }
 
-/// How the huge pages of a request are allocated: as a page fault would, in the one of its VMAs that
-/// lets it try hardest.
+/// How the huge pages of a request are allocated: as a page fault would, in the one of its VMAs
+/// that lets it try hardest.
 ///
 /// [`None`] when nothing is mapped in the range.
 pub(crate) fn gfp(

@@ -131,10 +131,10 @@ unsafe fn for_each_run<'a>(ptes: &[Pte], mut f: impl FnMut(Piece<'a>)) {
 
 /// Drops rmaps, locks and references of the sources, in this order.
 ///
-/// Those who wait for a folio found it by its migration entry, and count on it until they are woken:
-/// so the lock goes before the reference. A large folio remains one folio all the while: it cannot be
-/// split as long as it has references that its mappings do not explain, and those that we have not
-/// dropped yet are such.
+/// Those who wait for a folio found it by its migration entry, and count on it until they are
+/// woken: so the lock goes before the reference. A large folio remains one folio all the while: it
+/// cannot be split as long as it has references that its mappings do not explain, and those that we
+/// have not dropped yet are such.
 fn release(table: &DetachedTable<'_>, vma: &VmaRef, saved: &Saved) {
     let lock = table.lock();
 
@@ -143,7 +143,8 @@ fn release(table: &DetachedTable<'_>, vma: &VmaRef, saved: &Saved) {
     let remove_rmap = |piece: Piece<'_>| match piece {
         // SAFETY: The PTE is gone, its reference is not.
         Piece::Small(_, page) => unsafe { rmaps.remove(page.folio()) },
-        // SAFETY: As above, the table is locked, and the pages of a run belong to one folio and follow each other.
+        // SAFETY: As above, the table is locked, and the pages of a run belong to one folio and
+        // follow each other.
         Piece::Run(run) => unsafe { source_page(run.pte).remove_rmap(run.nr, vma) },
     };
     // SAFETY: The references are ours until they are dropped below.

@@ -231,7 +231,8 @@ impl<'mm> Request<'mm> {
                 }
             }
             addr += PMD_SIZE;
-            // A batch lies in one PMD table, and its memory for windows to be tried again is bounded.
+            // A batch lies in one PMD table, and its memory for windows to be tried again is
+            // bounded.
             if addr % PUD_SIZE == 0
                 || scanned == SCAN_MAX
                 || candidates.len() + self.again.len() + self.undrained.len() >= self.control.batch

@@ -6,8 +6,8 @@
 //! copies of what was read once, never references. Who may read and write an entry follows
 //! Documentation/mm/process_addrs.rst:
 //!
-//! - A [`PmdSlot`] says where the PMD entry of an address lies. It borrows a stable VMA, which keeps
-//!   the upper levels of the page table in place.
+//! - A [`PmdSlot`] says where the PMD entry of an address lies. It borrows a stable VMA, which
+//!   keeps the upper levels of the page table in place.
 //! - A [`PmdGuard`] is the PMD lock. Under it no PMD entry of that PMD table changes.
 //! - A [`PteTableGuard`] is a mapped PTE table together with its lock. Only through it can a PTE be
 //!   written. It ends with the RCU section in which the table cannot be freed.
@@ -542,8 +542,8 @@ impl<'t> PteSlot<'t> {
     /// # Safety
     ///
     /// - The slot holds no mapping: it is empty or non-present.
-    /// - If `pte` is present, the caller owns a reference and an rmap of its page for this slot, and
-    ///   passes them to it.
+    /// - If `pte` is present, the caller owns a reference and an rmap of its page for this slot,
+    ///   and passes them to it.
     /// - If `pte` is a migration entry, its folio is locked, and the caller keeps it so until the
     ///   entry is gone.
     #[inline(always)]
@@ -618,8 +618,8 @@ impl<'v> PmdGuard<'v> {
 
     /// Maps `folio` at `unhooked`, with `table` deposited for the day it is split.
     ///
-    /// Accounts nothing but the folio's own rmap and LRU: what the folio adds to the mm's rss is for
-    /// the caller to know.
+    /// Accounts nothing but the folio's own rmap and LRU: what the folio adds to the mm's rss is
+    /// for the caller to know.
     #[inline]
     pub fn map_huge(
         &mut self,

@@ -54,88 +54,86 @@ FIXTURE(collapse_race)
 
 FIXTURE_VARIANT(collapse_race)
 {
-	void (*act)(FIXTURE_DATA(collapse_race) *self);
+	void (*act)(FIXTURE_DATA(collapse_race) * self);
 	bool write_protected;
 };
 
-typedef FIXTURE_DATA(collapse_race) race;
-
-static char *page(race *self, size_t i)
+static char *page(FIXTURE_DATA(collapse_race) * self, size_t i)
 {
 	return self->mem + i * psize();
 }
 
-static void discard(race *self, size_t first, size_t pages)
+static void discard(FIXTURE_DATA(collapse_race) * self, size_t first, size_t pages)
 {
 	madvise(page(self, first), pages * psize(), MADV_DONTNEED);
 	memset(self->expected + first, 0, pages);
 }
 
-static void write_page(race *self, size_t i, unsigned char value)
+static void write_page(FIXTURE_DATA(collapse_race) * self, size_t i, unsigned char value)
 {
 	memset(page(self, i), value, psize());
 	self->expected[i] = value;
 }
 
-static void act_discard_page(race *self)
+static void act_discard_page(FIXTURE_DATA(collapse_race) * self)
 {
 	discard(self, 5, 1);
 }
 
-static void act_discard_window(race *self)
+static void act_discard_window(FIXTURE_DATA(collapse_race) * self)
 {
 	discard(self, 0, PAGES);
 }
 
-static void act_discard_and_refill(race *self)
+static void act_discard_and_refill(FIXTURE_DATA(collapse_race) * self)
 {
 	discard(self, 0, PAGES);
 	write_page(self, 7, 3);
 }
 
-static void act_write(race *self)
+static void act_write(FIXTURE_DATA(collapse_race) * self)
 {
 	write_page(self, 9, 77);
 }
 
-static void act_fill_hole(race *self)
+static void act_fill_hole(FIXTURE_DATA(collapse_race) * self)
 {
 	write_page(self, HOLE, 0x11);
 }
 
-static void act_write_zero_page(race *self)
+static void act_write_zero_page(FIXTURE_DATA(collapse_race) * self)
 {
 	write_page(self, ZERO_PAGE, 0x12);
 }
 
-static void act_install_guard(race *self)
+static void act_install_guard(FIXTURE_DATA(collapse_race) * self)
 {
 	madvise(page(self, 3), psize(), MADV_GUARD_INSTALL);
 	self->expected[3] = 0;
 }
 
-static void act_page_out(race *self)
+static void act_page_out(FIXTURE_DATA(collapse_race) * self)
 {
 	madvise(page(self, 3), 40 * psize(), MADV_PAGEOUT);
 }
 
-static void act_free_lazily(race *self)
+static void act_free_lazily(FIXTURE_DATA(collapse_race) * self)
 {
 	memset(self->lazy + 5, true, 300);
 	madvise(page(self, 5), 300 * psize(), MADV_FREE);
 }
 
-static void act_clear_soft_dirty(race *self)
+static void act_clear_soft_dirty(FIXTURE_DATA(collapse_race) * self)
 {
 	clear_softdirty();
 }
 
-static void act_compact(race *self)
+static void act_compact(FIXTURE_DATA(collapse_race) * self)
 {
 	write_num("/proc/sys/vm/compact_memory", 1);
 }
 
-static void act_fork(race *self)
+static void act_fork(FIXTURE_DATA(collapse_race) * self)
 {
 	pid_t child = fork();
 
@@ -144,13 +142,13 @@ static void act_fork(race *self)
 	waitpid(child, NULL, 0);
 }
 
-static void act_protect(race *self)
+static void act_protect(FIXTURE_DATA(collapse_race) * self)
 {
 	mprotect(self->mem, WINDOW, PROT_READ);
 	mprotect(self->mem, WINDOW, PROT_READ | PROT_WRITE);
 }
 
-static void act_write_protect(race *self)
+static void act_write_protect(FIXTURE_DATA(collapse_race) * self)
 {
 	struct uffdio_writeprotect wp = {
 		.range = { (uintptr_t)self->mem, WINDOW },
@@ -160,25 +158,70 @@ static void act_write_protect(race *self)
 	ioctl(self->uffd, UFFDIO_WRITEPROTECT, &wp);
 }
 
-#define RACE(action)							\
-	FIXTURE_VARIANT_ADD(collapse_race, action)			\
-	{								\
-		.act = act_##action,					\
-	}
+FIXTURE_VARIANT_ADD(collapse_race, discard_page)
+{
+	.act = act_discard_page,
+};
 
-RACE(discard_page);
-RACE(discard_window);
-RACE(discard_and_refill);
-RACE(write);
-RACE(fill_hole);
-RACE(write_zero_page);
-RACE(install_guard);
-RACE(page_out);
-RACE(free_lazily);
-RACE(clear_soft_dirty);
-RACE(compact);
-RACE(fork);
-RACE(protect);
+FIXTURE_VARIANT_ADD(collapse_race, discard_window)
+{
+	.act = act_discard_window,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, discard_and_refill)
+{
+	.act = act_discard_and_refill,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, write)
+{
+	.act = act_write,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, fill_hole)
+{
+	.act = act_fill_hole,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, write_zero_page)
+{
+	.act = act_write_zero_page,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, install_guard)
+{
+	.act = act_install_guard,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, page_out)
+{
+	.act = act_page_out,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, free_lazily)
+{
+	.act = act_free_lazily,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, clear_soft_dirty)
+{
+	.act = act_clear_soft_dirty,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, compact)
+{
+	.act = act_compact,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, fork)
+{
+	.act = act_fork,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, protect)
+{
+	.act = act_protect,
+};
 
 FIXTURE_VARIANT_ADD(collapse_race, write_protect)
 {
@@ -209,7 +252,8 @@ FIXTURE_TEARDOWN(collapse_race)
 }
 
 /* A fresh window: pages of their own, one hole, one zero page. */
-static void fill(struct __test_metadata *_metadata, race *self, bool write_protected)
+static void fill(struct __test_metadata *_metadata,
+		 FIXTURE_DATA(collapse_race) * self, bool write_protected)
 {
 	ASSERT_EQ(mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
@@ -231,15 +275,15 @@ static void fill(struct __test_metadata *_metadata, race *self, bool write_prote
 
 static void *collapse(void *argument)
 {
-	race *self = argument;
+	FIXTURE_DATA(collapse_race) * self = argument;
 
 	self->result = madvise(self->mem, WINDOW, MADV_COLLAPSE) ? errno : 0;
 	return NULL;
 }
 
 struct actor {
-	race *self;
-	void (*act)(race *self);
+	FIXTURE_DATA(collapse_race) * self;
+	void (*act)(FIXTURE_DATA(collapse_race) * self);
 };
 
 static void *run_actor(void *argument)
@@ -261,7 +305,7 @@ static bool is_held(void)
 	return count && atoi(count) > 0;
 }
 
-static bool intact(race *self)
+static bool intact(FIXTURE_DATA(collapse_race) * self)
 {
 	for (size_t i = 0; i < WINDOW; i++) {
 		unsigned char now = self->mem[i], expected = self->expected[i / psize()];
@@ -274,7 +318,7 @@ static bool intact(race *self)
 
 TEST_F_TIMEOUT(collapse_race, in_each_pass, 120)
 {
-	for (size_t i = 0; i < sizeof(passes) / sizeof(passes[0]); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
 		struct actor actor = { .self = self, .act = variant->act };
 		pthread_t collapser, acting;
 		int tries = 0;
