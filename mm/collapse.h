@@ -6,7 +6,6 @@
  * What khugepaged.c and the Rust code in collapse/ have in common.
  */
 
-#include <linux/errno.h>
 #include <linux/jump_label.h>
 #include <linux/types.h>
 
@@ -69,12 +68,6 @@ int collapse_file_range(struct mm_struct *mm, unsigned long start,
 /* In rmap.c. */
 void folio_batch_remove_rmap(struct folio_batch *folios,
 			     struct vm_area_struct *vma);
-#else
-static inline int collapse_madvise(struct mm_struct *mm, size_t start,
-				   size_t end)
-{
-	return -EINVAL;
-}
 #endif
 
 #ifdef CONFIG_THP_COLLAPSE_RUST_DEBUG

@@ -4,6 +4,11 @@
 //!
 //! C header: [`include/trace/events/huge_memory.h`](srctree/include/trace/events/huge_memory.h)
 
+#![expect(
+    clippy::macro_metavars_in_unsafe,
+    reason = "who calls the functions that declare_trace! makes says why that is safe"
+)]
+
 use super::{
     pgtable::PMD_ORDER,
     MmWithUser, //
