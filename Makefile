@@ -11,7 +11,7 @@
 export KERNEL_SRC
 
 help: ## what can be done here
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s@
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: packages, toolchain, base tree
 	@scripts/setup.sh

@@ -29,7 +29,8 @@ check() {
 
 formatted() {
 	local files
-	mapfile -t files < <(git ls-files -co --exclude-standard '*.rs')
+	files=$(git ls-files -co --exclude-standard '*.rs') && [ -n "$files" ] || return
+	mapfile -t files <<<"$files"
 	rustfmt --check --edition 2021 --config-path "$BASE/.rustfmt.toml" "${files[@]}"
 }
 
@@ -62,13 +63,14 @@ export -f checkpatch
 export BASE
 
 spdx() {
-	local file missing=0
+	local file files missing=0
+	files=$(git ls-files -co --exclude-standard) || return
 	while read -r file; do
 		head -n 3 "$file" | grep -q 'SPDX-License-Identifier: GPL-2.0' && continue
 		case $file in *.patch | README.md | .gitignore | COPYING | tests/baseline) continue ;; esac
 		echo "$file has no SPDX line"
 		missing=1
-	done < <(git ls-files -co --exclude-standard)
+	done <<<"$files"
 	return "$missing"
 }
 

@@ -91,7 +91,8 @@ if grep -q 'warning: ' "$out/build.log"; then
 	grep -oE "$tree/[^: ]+[.](c|h|rs):" "$out/build.log" | sort -u | while read -r source; do
 		source=${source#"$tree"/}
 		rm -f "$out/${source%/*}"/*.o
-	done
+	done || true
+	rm -f "$out"/rust/*.o
 	die "building $name gave compiler warnings"
 fi
 say "$name is built ($((SECONDS - start)) s)"

@@ -20,7 +20,7 @@ die() {
 # The base tree's name in the cache: what determines its content.
 base_key() {
 	if [ -z "${KERNEL_SRC:-}" ]; then
-		cat "$CACHE/base/default" 2>/dev/null || printf '%s\n' "linux-$BASE_VERSION" | tr '~+' '--'
+		cat "$CACHE/base/default-$BASE_VERSION" 2>/dev/null || printf '%s\n' "linux-$BASE_VERSION" | tr '~+' '--'
 	elif [ -d "$KERNEL_SRC" ]; then
 		printf 'user-%s\n' "$(cd "$KERNEL_SRC" && pwd -P | sha256sum | cut -c1-12)"
 	elif [ -f "$KERNEL_SRC" ]; then

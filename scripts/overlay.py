@@ -157,9 +157,6 @@ def sync(series, base, tree):
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         run("cp", "-a", str(base), str(unfinished))
         unfinished.rename(tree)
-    if base.name.startswith("user-"):  # the user goes on working there
-        exclude = [f"--exclude=/{path}" for path in files_below(staged)]
-        run("rsync", "-a", "--delete", *exclude, f"{base}/", f"{tree}/")
     edits = tree_edits(base, tree, staged)
     if edits:
         fail(
@@ -197,6 +194,17 @@ def refresh(series, base, tree, into):
     """Takes edits made in the unpacked tree back into overlay and patches."""
     staged = tree.with_name(tree.name + ".staged")
     edits = tree_edits(base, tree, staged)
+    with tempfile.TemporaryDirectory() as name:
+        now = pathlib.Path(name)
+        stage_all(series, base, now)
+        both = [
+            path
+            for path in edits
+            if (now / path).exists()
+            and not ((staged / path).exists() and (now / path).read_bytes() == (staged / path).read_bytes())
+        ]
+    if both:
+        fail(f"edited both in {tree} and in the repository, merge by hand: {' '.join(both)}")
     if into and not into.endswith(".patch"):
         into += ".patch"
     owner = {path: name for name in series.patches for path in patched_files(name)}

@@ -10,7 +10,7 @@ lock_cache
 PACKAGES="clang-$LLVM_MAJOR lld-$LLVM_MAJOR llvm-$LLVM_MAJOR libclang-$LLVM_MAJOR-dev
 	make gcc libc6-dev flex bison bc perl patch git rsync cpio kmod lz4 xz-utils zstd
 	libelf-dev libssl-dev libcap-dev libnuma-dev liburing-dev
-	ca-certificates iproute2 ccache shellcheck python3-venv qemu-system-x86 redis-tools"
+	ca-certificates iproute2 e2fsprogs ccache shellcheck python3-venv qemu-system-x86 redis-tools"
 RUST_PACKAGES="rustc-web cargo-web rust-web-src rust-web-clippy rustfmt-web"
 
 check_machine() {
@@ -125,8 +125,13 @@ setup_base() {
 	if [ -n "${KERNEL_SRC:-}" ] && [ -d "$KERNEL_SRC" ]; then
 		[ -f "$KERNEL_SRC/mm/khugepaged.c" ] || die "KERNEL_SRC=$KERNEL_SRC is no kernel tree (mm/khugepaged.c is not there)"
 		say "bringing the copy of $KERNEL_SRC up to date"
-		rsync -a --delete --exclude=.git "$KERNEL_SRC/" "$CACHE/base/$key/"
+		rsync -a --delete --exclude=.git --itemize-changes "$KERNEL_SRC/" "$CACHE/base/$key/" >"$CACHE/base/.changes"
 		[ ! -e "$CACHE/base/$key/.config" ] || make -s -C "$CACHE/base/$key" mrproper
+		# What was made of it before is unpacked anew, unless somebody has worked in it.
+		if [ -s "$CACHE/base/.changes" ] && [ -d "$CACHE/tree/$key" ]; then
+			mv "$CACHE/tree/$key" "$CACHE/tree/$key.$(date +%s)"
+			warn "$KERNEL_SRC has changed; the tree made of it before is kept beside the new one in $CACHE/tree"
+		fi
 		return 0
 	fi
 	[ ! -f "$CACHE/base/$key/Makefile" ] || return 0
@@ -146,7 +151,7 @@ setup_base() {
 	[ -f "${roots[0]}" ] || die "what was unpacked is no kernel tree (mm/khugepaged.c is not there)"
 	mv "${roots[0]%/mm/khugepaged.c}" "$CACHE/base/$key"
 	rm -rf "$tmp"
-	[ -n "${KERNEL_SRC:-}" ] || echo "$key" >"$CACHE/base/default"
+	[ -n "${KERNEL_SRC:-}" ] || echo "$key" >"$CACHE/base/default-$BASE_VERSION"
 }
 
 check_machine

@@ -38,6 +38,10 @@ def parse(text, suite):
         else:
             result = "pass" if match[1] == "ok" else "fail"
         yield result, f"{suite}: {name}"
+    # A plan at the left margin is the suite's own: tests that it names must be there.
+    plan = re.search(r"^1\.\.(\d+)", text, re.MULTILINE)
+    if plan and sum(seen.values()) < int(plan[1]):
+        yield "fail", f"{suite}: {sum(seen.values())} results, {plan[1]} were planned"
     if not seen:
         yield "fail", f"{suite}: printed no test result at all"
 
@@ -61,6 +65,8 @@ def compare(baseline, results):
             yield "pass", name
         elif expected == "pass" and not reason.startswith("flaky"):
             yield "fail", f"{name} (passes on the base, here: {result})"
+        elif result == "fail" and expected in ("skip", "xfail"):
+            yield "fail", f"{name} ({expected} on the base)"
         elif expected == "fail" and not reason:
             yield "fail", f"{name} (fails on the base for no recorded reason)"
         else:

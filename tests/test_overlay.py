@@ -103,6 +103,13 @@ class Overlay(unittest.TestCase):
         self.assertEqual((self.repo / "mm/new/new.c").read_text(), "newer\n")
         self.assertIn("two and more", self.sync())
 
+    def test_refresh_overwrites_nothing_in_the_repository(self):
+        self.sync()
+        self.write(self.tree / "mm/new/new.c", "edited in the tree\n")
+        self.write(self.repo / "mm/new/new.c", "edited here\n")
+        self.assertIn("mm/new/new.c", self.refused(overlay.refresh, ""))
+        self.assertEqual((self.repo / "mm/new/new.c").read_text(), "edited here\n")
+
     def test_refresh_asks_where_an_edit_belongs(self):
         self.sync()
         self.write(self.tree / "mm/other.c", "edited\n")
@@ -143,22 +150,26 @@ class Tap(unittest.TestCase):
             ],
         )
 
+    def test_a_plan_that_is_not_fulfilled_is_a_failure(self):
+        results = list(tap.parse("1..3\nok 1 first\nok 2 second\n", "s"))
+        self.assertEqual(results[-1], ("fail", "s: 2 results, 3 were planned"))
+
     def test_silence_is_a_failure(self):
         self.assertEqual(list(tap.parse("nothing\n", "s")), [("fail", "s: printed no test result at all")])
 
     def test_compare(self):
         base = {n: (r, why) for n, r, why in (
             ("good", "pass", ""), ("lost", "pass", ""), ("gone", "pass", ""), ("moody", "pass", "flaky: why"),
-            ("bad", "fail", "why"), ("unexplained", "fail", ""), ("skipped", "skip", ""),
+            ("bad", "fail", "why"), ("unexplained", "fail", ""), ("skipped", "skip", ""), ("turned", "skip", ""),
         )}
         here = {n: (r, "") for n, r in (
             ("good", "pass"), ("lost", "fail"), ("moody", "fail"), ("bad", "fail"), ("unexplained", "fail"),
-            ("skipped", "skip"), ("new", "fail"),
+            ("skipped", "skip"), ("turned", "fail"), ("new", "fail"),
         )}
         verdicts = {name.split(" ")[0]: result for result, name in tap.compare(base, here)}
         self.assertEqual(verdicts, {
             "good": "pass", "lost": "fail", "gone": "fail", "moody": "skip", "bad": "skip",
-            "unexplained": "fail", "skipped": "skip", "new": "fail",
+            "unexplained": "fail", "skipped": "skip", "turned": "fail", "new": "fail",
         })
 
 
