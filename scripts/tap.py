@@ -7,7 +7,8 @@
                                        again as one line a test
 
 <result> is pass, fail, skip or xfail. A baseline's line may end in a tab and the
-reason why it is not expected to pass; "flaky" there lets the test end either way.
+reason why it is not expected to pass; "flaky" there lets the test end either way,
+"may skip" lets it skip.
 """
 
 import collections
@@ -63,6 +64,8 @@ def compare(baseline, results):
         result = results[name][0] if name in results else "missing"
         if result == "pass":
             yield "pass", name
+        elif reason.startswith("may skip") and result == "skip":
+            yield "skip", f"{name} ({reason})"
         elif expected == "pass" and not reason.startswith("flaky"):
             yield "fail", f"{name} (passes on the base, here: {result})"
         elif result == "fail" and expected in ("skip", "xfail"):

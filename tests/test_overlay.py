@@ -159,16 +159,16 @@ class Tap(unittest.TestCase):
 
     def test_compare(self):
         base = {n: (r, why) for n, r, why in (
-            ("good", "pass", ""), ("lost", "pass", ""), ("gone", "pass", ""), ("moody", "pass", "flaky: why"),
+            ("good", "pass", ""), ("fit", "pass", "may skip: why"), ("unfit", "pass", "may skip: why"), ("lost", "pass", ""), ("gone", "pass", ""), ("moody", "pass", "flaky: why"),
             ("bad", "fail", "why"), ("unexplained", "fail", ""), ("skipped", "skip", ""), ("turned", "skip", ""),
         )}
         here = {n: (r, "") for n, r in (
-            ("good", "pass"), ("lost", "fail"), ("moody", "fail"), ("bad", "fail"), ("unexplained", "fail"),
+            ("good", "pass"), ("fit", "skip"), ("unfit", "fail"), ("lost", "fail"), ("moody", "fail"), ("bad", "fail"), ("unexplained", "fail"),
             ("skipped", "skip"), ("turned", "fail"), ("new", "fail"),
         )}
         verdicts = {name.split(" ")[0]: result for result, name in tap.compare(base, here)}
         self.assertEqual(verdicts, {
-            "good": "pass", "lost": "fail", "gone": "fail", "moody": "skip", "bad": "skip",
+            "good": "pass", "fit": "skip", "unfit": "fail", "lost": "fail", "gone": "fail", "moody": "skip", "bad": "skip",
             "unexplained": "fail", "skipped": "skip", "turned": "fail", "new": "fail",
         })
 
