@@ -44,7 +44,8 @@ pub(crate) unsafe extern "C" fn collapse_madvise(
 
     let policy = Policy {
         limits: Limits::NONE,
-        heed_nohugepage: false,
+        // Who acts on the memory of others, or for nobody, as DAMON does, heeds its owner.
+        heed_nohugepage: !own,
         stability,
     };
 

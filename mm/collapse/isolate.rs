@@ -34,8 +34,9 @@
 //! - Whoever zaps finds a migration entry, and takes the page off the rss, but drops neither rmap
 //!   nor reference: in page migration a moving page has given up both. We have not, so those of a
 //!   slot that was zapped are ours to drop. The zap can even free the whole table. See [`Sources`].
-//! - userfaultfd's write-protect and /proc's clear_refs change migration entries in place. Such an
-//!   entry is ours still, but must not be replaced by the PTE that we saved: that would undo them.
+//! - userfaultfd's write-protect, /proc's clear_refs and NUMA balancing change migration entries in
+//!   place. Such an entry is ours still, but must not be replaced by the PTE that we saved: that
+//!   would undo them.
 //! - UFFDIO_MOVE and faults wait for the folio lock. Reclaim, compaction, KSM, splitting and memory
 //!   failure need the folio lock to change any mapping of the folio.
 //! - Nobody else writes a migration entry for this page to this slot, for that takes the folio lock
@@ -427,6 +428,14 @@ fn restore<'t>(
             // Ours, but it was write-protected, or its soft-dirty bit was cleared. Then the entry
             // knows better than the PTE that we saved. A flush that this takes was made by who
             // changed the entry, since our flush was pending, or ours was made.
+            if pte.is_dirty() {
+                // Not every CPU's migration entries can say this.
+                // SAFETY: We hold the lock for this PTE, and go on to hold it.
+                let lock = unsafe { FolioLock::adopt(page.folio()) };
+
+                lock.mark_dirty();
+                lock.leave();
+            }
             let pte = now.from_migration(page, vma);
             // SAFETY: As above.
             unsafe { slot.set(pte) };

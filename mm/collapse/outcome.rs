@@ -114,6 +114,7 @@ impl Refusal {
                 | Refusal::NoMemory
                 | Refusal::Gone
                 | Refusal::Killed
+                | Refusal::File(ENOMEM | EINTR)
         )
     }
 

@@ -184,17 +184,24 @@ impl<'mm> Request<'mm> {
         let Ok(mut candidates) = KVec::with_capacity(BATCH_MAX, GFP_KERNEL) else {
             return self.note(Refusal::NoMemory);
         };
-        let mut again = KVec::new();
+        // Copied, so that what comes back finds the room that was made for it.
+        let mut again = [Again { addr: 0, tries: 0 }; BATCH_MAX];
+        let nr = self.again.len();
 
-        core::mem::swap(&mut again, &mut self.again);
-        let Some(first) = again.first() else { return };
+        for (copy, window) in again.iter_mut().zip(&self.again) {
+            *copy = *window;
+        }
+        self.again.clear();
+        let Some(first) = again.iter().take(nr).next() else {
+            return;
+        };
         let vma = match revalidate(self.control.mm, &self.control.policy, first.addr) {
             Ok(vma) => vma,
             Err(refusal) => return self.note(refusal),
         };
         let limits = self.control.policy.limits_in(&vma);
 
-        for window in &again {
+        for window in again.iter().take(nr) {
             match scan(&vma, window.addr, &limits) {
                 Ok(Found::Huge) => {}
                 Ok(Found::Candidate(candidate)) => {
@@ -323,7 +330,10 @@ impl<'mm> Request<'mm> {
                 Verdict::Huge => {}
                 Verdict::Refused(refusal) => self.refuse(again, refusal),
                 Verdict::Deferred => {
-                    let _ = self.again.push_within_capacity(again);
+                    // There is room for a batch; if ever not, the caller is told to try again.
+                    if self.again.push_within_capacity(again).is_err() {
+                        self.note(Refusal::Locked);
+                    }
                 }
             }
         }
