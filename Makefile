@@ -23,16 +23,14 @@ kernel: tree ## build the release and the debug kernel
 	@scripts/kernel.sh release
 	@scripts/kernel.sh debug
 
-run: tree ## demonstration: collapse a redis-server's heap in a guest
-	@scripts/kernel.sh release
-	@scripts/boot.sh -l run release "bash '$(CURDIR)/guest/redis.sh' '$(CURDIR)' 250000"
+run: setup ## demonstration: collapse a redis-server's heap in a guest
+	@scripts/demo.sh
 
-test: tree ## everything that is tested; ends with a line of totals
+test: setup ## everything that is tested; ends with a line of totals
 	@scripts/test.sh
 
-shell: tree ## a shell in a guest that runs the release kernel
-	@scripts/kernel.sh release
-	@scripts/boot.sh release
+shell: setup ## a shell in a guest that runs the release kernel
+	@scripts/demo.sh shell
 
 check: tree ## rustfmt, clippy, checkpatch, shellcheck, ruff
 	@scripts/check.sh

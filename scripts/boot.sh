@@ -40,7 +40,7 @@ image=$BUILD/$kernel/arch/x86/boot/bzImage
 # What the kernel says of itself when something is wrong.
 SPLAT='WARNING: |BUG: |BUG at |UBSAN: |INFO: (task|possible|inconsistent|suspicious|rcu)|possible (circular|recursive|irq)'
 SPLAT+='|rcu: .*(stall|detected)|Oops|general protection|Kernel panic|Bad rss-counter|Bad page|soft lockup'
-SPLAT+='|kmemleak: [1-9][0-9]* new suspected|refcount_t: |sleeping function|leaked|Call Trace:'
+SPLAT+='|kmemleak: [1-9][0-9]* new suspected|kmemleak: .*disabled|refcount_t: |sleeping function|leaked|Call Trace:'
 
 # The guest answers through files in a folder that it shares with us, so that its
 # output, its exit status and the kernel's own messages stay apart.
@@ -85,7 +85,9 @@ choose_accelerator() {
 	if [ ! -f "$known" ]; then
 		rm -f "$CACHE"/accelerator-*
 		new_logs true
-		if [ -w /dev/kvm ] && in_guest 20 && [ -s "$logs/status" ]; then
+		if [ -e /dev/kvm ] && [ ! -w /dev/kvm ]; then
+			say "you may not write /dev/kvm (join its group for fast guests): guests run under software emulation (TCG)"
+		elif [ -e /dev/kvm ] && in_guest 20 && [ -s "$logs/status" ]; then
 			echo kvm >"$known"
 		else
 			say "KVM cannot run this kernel here: guests run under software emulation (TCG)"
@@ -93,7 +95,7 @@ choose_accelerator() {
 		fi
 	fi
 	# TCG runs 'rep movsb' byte by byte; without ERMS the kernel copies words.
-	[ "$(cat "$known")" = kvm ] || accelerator=(--disable-kvm "--qemu-opts=-cpu max,-erms,-fsrm")
+	[ "$(cat "$known" 2>/dev/null)" = kvm ] || accelerator=(--disable-kvm "--qemu-opts=-cpu max,-erms,-fsrm")
 }
 
 # no5lvl: while identify_cpu() runs, boot_cpu_data has no LA57; an interrupt in
@@ -124,6 +126,10 @@ fail() {
 if grep -aE "$SPLAT" "$logs/console" >"$logs/splat"; then
 	grep -aE -m1 -A30 "$SPLAT" "$logs/console" | head -n 45 >&2
 	fail "kernel $kernel complained ($(wc -l <"$logs/splat") lines)"
+fi
+if [ -s "$logs/leaks" ]; then
+	head -n 45 "$logs/leaks" >&2
+	fail "kernel $kernel leaked memory (or its detector did not run): $logs/leaks"
 fi
 [ $verdict -ne 124 ] || fail "the guest had not ended after $limit s: hung, or too slow"
 [ -s "$logs/status" ] || { tail -n 20 "$logs/console" >&2 && fail "the guest died before its command ended"; }

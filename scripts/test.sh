@@ -8,6 +8,7 @@
 source "$(dirname "$0")/lib.sh"
 lock_cache
 use_base
+"$ROOT/scripts/tree.sh" sync
 
 results=$BUILD/test-results
 mkdir -p "$BUILD"
@@ -103,6 +104,7 @@ step "runner: output and exit status come back" status_comes_back
 step "runner: a hanging guest fails" fails_as "had not ended" -t 25 release "sleep 1000"
 step "runner: a dying guest fails" fails_as "Kernel panic\|died" release "echo c >/proc/sysrq-trigger"
 step "runner: a kernel splat fails" fails_as "complained" release "echo 'WARNING: made by a test' >/dev/kmsg"
+step "runner: a guest without its leak detector fails" fails_as "leaked memory\|complained" -a kmemleak=off debug true
 suite "KUnit" kunit
 step "the crate announces itself at boot" announces
 step "redis-server's heap is collapsed, its data intact (release)" \

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: demo.sh [shell]
+#
+# The demonstration, or a shell, in a guest that runs this clone's release
+# kernel: the cache is held from the build on, lest another clone's be booted.
+#
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+lock_cache
+
+"$ROOT/scripts/tree.sh" sync
+"$ROOT/scripts/kernel.sh" release
+if [ "${1:-}" = shell ]; then
+	exec "$ROOT/scripts/boot.sh" release
+fi
+exec "$ROOT/scripts/boot.sh" -l run release "bash '$ROOT/guest/redis.sh' '$ROOT' 250000"
