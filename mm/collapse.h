@@ -7,9 +7,9 @@
  */
 
 #include <linux/jump_label.h>
+#include <linux/mm.h>
 #include <linux/types.h>
 
-struct folio_batch;
 struct mm_struct;
 struct vm_area_struct;
 
@@ -65,9 +65,21 @@ int collapse_madvise(struct mm_struct *mm, size_t start, size_t end);
 /* In khugepaged.c: what that leaves to C. Called without mmap_lock. */
 int collapse_file_range(struct mm_struct *mm, unsigned long start,
 			unsigned long end);
-/* In rmap.c. */
-void folio_batch_remove_rmap(struct folio_batch *folios,
-			     struct vm_area_struct *vma);
+/* In rmap.c, folio.c and page_alloc.c: for many small folios at once. */
+void folios_remove_rmap_pte(struct folio **folios, unsigned int nr,
+			    struct vm_area_struct *vma);
+void folios_unlock_put(struct folio **folios, unsigned int nr);
+void free_contig_frozen_pages(unsigned long pfn, unsigned long nr_pages);
+
+static inline bool folios_share_lruvec(const struct folio *a,
+				       const struct folio *b)
+{
+#ifdef CONFIG_MEMCG
+	if (a->memcg_data != b->memcg_data)
+		return false;
+#endif
+	return folio_nid(a) == folio_nid(b);
+}
 #endif
 
 #ifdef CONFIG_THP_COLLAPSE_RUST_DEBUG

@@ -20,6 +20,7 @@ use crate::{
     outcome::Refusal,
     policy::Limits,
     release::Installed,
+    scan,
     trace, //
 };
 use kernel::{
@@ -56,9 +57,17 @@ pub(crate) enum Verdict {
     Deferred,
 }
 
+/// A window as the request knows it.
+#[derive(Clone, Copy)]
+pub(crate) struct Attempt {
+    pub(crate) addr: usize,
+    /// How often it was refused for what may be gone in a moment.
+    pub(crate) failed: u8,
+}
+
 /// A window with all it needs, about to be isolated.
 pub(crate) struct Ready<'mm> {
-    pub(crate) addr: usize,
+    pub(crate) window: Attempt,
     pub(crate) kit: Kit<'mm>,
 }
 
@@ -74,7 +83,7 @@ enum Stage<'v, 'mm> {
 }
 
 struct Window<'v, 'mm> {
-    addr: usize,
+    attempt: Attempt,
     stage: Stage<'v, 'mm>,
 }
 
@@ -86,9 +95,9 @@ impl<'v, 'mm> Window<'v, 'mm> {
         self.stage = f(stage);
     }
 
-    fn has_large(&self, folio: FolioPtr) -> bool {
+    fn has_recurring(&self, folio: FolioPtr) -> bool {
         match &self.stage {
-            Stage::Isolated(window) => window.sources.has_large(folio),
+            Stage::Isolated(window) => window.sources.has_recurring(folio),
             _ => false,
         }
     }
@@ -101,26 +110,26 @@ pub(crate) fn run<'mm>(
     control: &mut Control<'mm>,
     vma: &StableVma<'mm>,
     ready: KVec<Ready<'mm>>,
-    mut leave: impl FnMut(usize, Verdict),
+    mut leave: impl FnMut(Attempt, Verdict),
 ) -> bool {
     let (Some(first), Some(last)) = (
-        ready.iter().map(|window| window.addr).min(),
-        ready.iter().map(|window| window.addr).max(),
+        ready.iter().map(|ready| ready.window.addr).min(),
+        ready.iter().map(|ready| ready.window.addr).max(),
     ) else {
         return false;
     };
     let Ok(mut windows) = KVec::with_capacity(ready.len(), GFP_KERNEL) else {
-        for window in ready {
-            leave(window.addr, Verdict::Refused(Refusal::NoMemory));
-            control.keep(window.kit);
+        for Ready { window, kit } in ready {
+            leave(window, Verdict::Refused(Refusal::NoMemory));
+            control.keep(kit);
         }
         return false;
     };
-    for window in ready {
+    for ready in ready {
         // There is room for all of them.
         let _ = windows.push_within_capacity(Window {
-            addr: window.addr,
-            stage: Stage::Ready(window),
+            attempt: ready.window,
+            stage: Stage::Ready(ready),
         });
     }
 
@@ -135,7 +144,7 @@ pub(crate) fn run<'mm>(
     for window in windows {
         // All of them have left.
         if let Stage::Left(verdict) = window.stage {
-            leave(window.addr, verdict);
+            leave(window.attempt, verdict);
         }
     }
     contended
@@ -213,18 +222,18 @@ impl<'v> Batch<'v> {
                 break;
             };
             window.step(|stage| {
-                let Stage::Ready(Ready { addr, kit }) = stage else {
+                let Stage::Ready(Ready { window, kit }) = stage else {
                     return stage;
                 };
                 if contended {
                     control.keep(kit);
                     return Stage::Left(Verdict::Deferred);
                 }
-                let slot = match self.vma.pmd(addr) {
-                    Some(slot) => slot,
-                    None => {
+                let slot = match scan::pmd(self.vma, window.addr) {
+                    Ok(slot) => slot,
+                    Err(refusal) => {
                         control.keep(kit);
-                        return Stage::Left(Verdict::Refused(Refusal::Empty));
+                        return Stage::Left(Verdict::Refused(refusal));
                     }
                 };
                 match slot.read().kind() {
@@ -243,17 +252,16 @@ impl<'v> Batch<'v> {
                     Ok(isolated) => Stage::Isolated(isolated),
                     Err((kit, why)) => {
                         control.keep(kit);
+                        // We may have a folio locked ourselves, for a window that comes before.
+                        // The first window of a batch never waits for another one, so that each
+                        // batch gets on.
                         Stage::Left(match why {
-                            NotIsolated::Refused(refusal) => Verdict::Refused(refusal),
-                            // We may have it locked ourselves, for a window that comes before. The
-                            // first window of a batch never waits for another one, so that each
-                            // batch gets on.
-                            NotIsolated::LargeLocked(folio)
-                                if before.iter().any(|window| window.has_large(folio)) =>
+                            NotIsolated::Locked(folio)
+                                if before.iter().any(|window| window.has_recurring(folio)) =>
                             {
                                 Verdict::Deferred
                             }
-                            NotIsolated::LargeLocked(_) => Verdict::Refused(Refusal::Locked),
+                            why => Verdict::Refused(why.refusal()),
                         })
                     }
                 }

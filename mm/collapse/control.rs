@@ -22,7 +22,8 @@ use kernel::{
             ChargeError,
             FolioPtr,
             HugeFolio,
-            NodeMask, //
+            NodeMask,
+            SmallFolios, //
         },
         pgtable::{
             Pte,
@@ -41,8 +42,8 @@ use kernel::{
 /// Windows in a batch, when nobody waits.
 pub(crate) const BATCH_MAX: usize = 16;
 
-/// Large folios that can be mapped in a window: each PTE may map another one, in part.
-const LARGE_MAX: usize = PTRS_PER_PTE;
+/// Recurring folios that a window can have: each PTE may map another one, in part.
+const RECURRING_MAX: usize = PTRS_PER_PTE;
 
 /// What was found in the slots of a window, and what was left there.
 #[derive(Zeroable)]
@@ -52,37 +53,43 @@ pub(crate) struct Saved {
     /// What was left in each slot: a migration entry for a source, and what there was for holes
     /// and zero pages.
     pub(crate) left: [Pte; PTRS_PER_PTE],
-    large: [Option<FolioPtr>; LARGE_MAX],
-    nr_large: usize,
+    /// The folios of the sources that only one slot can map.
+    pub(crate) small: SmallFolios,
+    /// Those that more than one slot may map, each of them once.
+    recurring: [Option<FolioPtr>; RECURRING_MAX],
+    nr_recurring: usize,
 }
 
 impl Saved {
-    /// Forgets all large folios.
-    pub(crate) fn clear_large(&mut self) {
-        self.nr_large = 0;
+    /// Forgets all folios.
+    pub(crate) fn clear_folios(&mut self) {
+        self.small.clear();
+        self.nr_recurring = 0;
     }
 
-    /// The large folios among the sources.
-    pub(crate) fn large(&self) -> impl Iterator<Item = FolioPtr> + '_ {
-        self.large.iter().take(self.nr_large).flatten().copied()
-    }
-
-    /// Whether a large folio is among the sources. The latest ones are looked at first.
-    pub(crate) fn has_large(&self, folio: FolioPtr) -> bool {
-        self.large
+    /// The folios among the sources that more than one slot may map, each of them once.
+    pub(crate) fn recurring(&self) -> impl Iterator<Item = FolioPtr> + '_ {
+        self.recurring
             .iter()
-            .take(self.nr_large)
+            .take(self.nr_recurring)
+            .flatten()
+            .copied()
+    }
+
+    /// Whether a recurring folio is among the sources. The latest ones are looked at first.
+    pub(crate) fn has_recurring(&self, folio: FolioPtr) -> bool {
+        self.recurring
+            .iter()
+            .take(self.nr_recurring)
             .rev()
             .any(|f| *f == Some(folio))
     }
 
-    /// Adds a large folio. Fails when there are more than can be.
-    pub(crate) fn add_large(&mut self, folio: FolioPtr) -> Result<(), Refusal> {
-        let entry = self.large.get_mut(self.nr_large).ok_or(Refusal::Foreign)?;
-
-        *entry = Some(folio);
-        self.nr_large += 1;
-        Ok(())
+    /// Adds a recurring folio. Returns [`None`] when there are as many as can be.
+    pub(crate) fn add_recurring(&mut self, folio: FolioPtr) -> Option<()> {
+        *self.recurring.get_mut(self.nr_recurring)? = Some(folio);
+        self.nr_recurring += 1;
+        Some(())
     }
 }
 
@@ -106,7 +113,9 @@ pub(crate) struct Control<'mm> {
     range: Range<usize>,
     kits: KVec<Kit<'mm>>,
     saved: KVec<KVBox<Saved>>,
-    /// Whether all CPUs were asked to drain their LRU caches.
+    /// Whether this CPU has drained its LRU caches.
+    pub(crate) drained_here: bool,
+    /// Whether all CPUs were asked to drain theirs.
     pub(crate) drained: bool,
     /// Windows that the next batch may have.
     pub(crate) batch: usize,
@@ -128,6 +137,7 @@ impl<'mm> Control<'mm> {
             range,
             kits,
             saved,
+            drained_here: false,
             drained: false,
             batch: BATCH_MAX,
         })

@@ -4,13 +4,13 @@
 
 use crate::{
     outcome::Refusal,
-    policy::Policy, //
+    policy::Policy,
+    trace, //
 };
 use kernel::{
     mm::{
         pgtable::{
             PmdKind,
-            PMD_SIZE,
             PTRS_PER_PTE, //
         },
         stable::{
@@ -26,7 +26,7 @@ use kernel::{
 /// read, and the lock is given up while it is.
 const TRIES: usize = 3;
 
-/// Finds the VMA of the window at `addr` again, after its lock was given up.
+/// Finds the VMA of the window at `addr` again, after its lock was given up. It may be another one.
 pub(crate) fn revalidate<'mm>(
     mm: &'mm MmWithUser,
     policy: &Policy,
@@ -40,11 +40,15 @@ pub(crate) fn revalidate<'mm>(
         .map_err(|_| Refusal::Killed)?
         .ok_or(Refusal::Gone)?;
 
-    if mm.is_unstable() || vma.start() > addr || !vma.is_anonymous() || !vma.has_anon_vma() {
+    if mm.is_unstable() || vma.start() > addr || !vma.is_anonymous() {
         return Err(Refusal::Gone);
     }
-    if vma.end() - addr < PMD_SIZE || !vma.may_collapse(policy.heed_nohugepage) {
-        return Err(Refusal::Gone);
+    if !vma.has_anon_vma() {
+        // A new mapping, which nothing was written to yet.
+        return Err(Refusal::Empty);
+    }
+    if !vma.has_window(addr) || !vma.may_collapse(policy.heed_nohugepage) {
+        return Err(Refusal::Unfit);
     }
     Ok(vma)
 }
@@ -56,15 +60,38 @@ pub(crate) fn revalidate<'mm>(
 pub(crate) fn fault_in<'mm>(
     mm: &'mm MmWithUser,
     policy: &Policy,
+    vma: StableVma<'mm>,
+    addr: usize,
+) -> Result<StableVma<'mm>, (Option<StableVma<'mm>>, Refusal)> {
+    let mut swapped_in = 0;
+    let result = fault_in_slots(mm, policy, vma, addr, &mut swapped_in);
+
+    trace::swapped_in(
+        mm,
+        swapped_in,
+        result.as_ref().err().map(|(_, refusal)| *refusal),
+    );
+    result
+}
+
+fn fault_in_slots<'mm>(
+    mm: &'mm MmWithUser,
+    policy: &Policy,
     mut vma: StableVma<'mm>,
     addr: usize,
+    swapped_in: &mut usize,
 ) -> Result<StableVma<'mm>, (Option<StableVma<'mm>>, Refusal)> {
     for nr in 0..PTRS_PER_PTE {
         let mut tries = 0;
 
         loop {
             match vma.swap_in(addr, nr) {
+                SwapIn::Present(stable) => {
+                    vma = stable;
+                    break;
+                }
                 SwapIn::Done(stable) => {
+                    *swapped_in += 1;
                     vma = stable;
                     break;
                 }

@@ -26,8 +26,11 @@
 //! a frozen folio could neither be munlocked nor end its writeback, and one that is mapped outside
 //! of the window too cannot be frozen.
 //!
-//! For a large folio the count is compared after the last of its PTEs in this window was cleared.
-//! What it maps outside of the window may be written and pinned; these are other pages of it.
+//! More than one slot may map a large folio, by its pages, or one that KSM has merged, by its only
+//! page. Such a recurring folio is locked once, and its count is compared after the last of its
+//! PTEs in this window was cleared. What maps it outside of the window may come and go meanwhile,
+//! under locks that we do not have: see [`Folio::has_expected_refs_racing`]. Who pins any of its
+//! pages keeps all of them where they are.
 //!
 //! # Who can still reach a quiesced slot
 //!
@@ -54,7 +57,8 @@ use crate::{
     },
     outcome::Refusal,
     policy::Limits,
-    scan, //
+    scan,
+    trace, //
 };
 use kernel::{
     alloc::KVBox,
@@ -82,8 +86,18 @@ use kernel::{
 pub(crate) enum NotIsolated {
     /// It was refused.
     Refused(Refusal),
-    /// A large folio of it is locked, perhaps by another window of the same batch.
-    LargeLocked(FolioPtr),
+    /// A folio is locked, perhaps for another window of the same batch.
+    Locked(FolioPtr),
+}
+
+impl NotIsolated {
+    /// What it is to one who does not know the other windows.
+    pub(crate) fn refusal(&self) -> Refusal {
+        match self {
+            NotIsolated::Refused(refusal) => *refusal,
+            NotIsolated::Locked(_) => Refusal::Locked,
+        }
+    }
 }
 
 impl From<Refusal> for NotIsolated {
@@ -111,7 +125,8 @@ pub(crate) unsafe fn source_page<'a>(pte: Pte) -> PageRef<'a> {
 ///
 /// - that PTE's page is mapped by this window in rmap and reference count,
 /// - `saved.left` is the migration entry that was written to the slot,
-/// - the folio is locked by us; if it is large, it is once in `saved.large`.
+/// - the folio is locked by us, and is once in `saved.small` or, if it may recur, in
+///   `saved.recurring`.
 pub(crate) struct Sources<'v> {
     slot: PmdSlot<'v>,
     saved: Option<KVBox<Saved>>,
@@ -185,13 +200,17 @@ fn isolate(slot: PmdSlot<'_>, saved: &mut Saved, limits: &Limits) -> Result<usiz
     let mut tally = Tally::default();
     let mut filled = 0;
 
-    saved.clear_large();
+    saved.clear_folios();
     let result = isolate_slots(table.slots(), saved, limits, &mut tally, &mut filled);
     if result.is_err() {
         // The lock was not given up, so nobody has seen what we wrote, and every slot is still
         // ours. No flush either: the PTEs that return say what stale TLB entries may say.
         restore(table.slots(), saved, filled, slot);
     }
+    trace::isolated(
+        tally.holes + tally.zeroes,
+        result.as_ref().err().map(NotIsolated::refusal),
+    );
     result.map(|()| tally.sources)
 }
 
@@ -211,7 +230,7 @@ fn isolate_slots<'t>(
     tally: &mut Tally,
     filled: &mut usize,
 ) -> Result<(), NotIsolated> {
-    let mut large_here: Option<FolioPtr> = None;
+    let mut latest: Option<FolioPtr> = None;
 
     for (i, mut slot) in slots.enumerate() {
         let (mut source, mut left) = (Pte::NONE, Pte::NONE);
@@ -242,11 +261,9 @@ fn isolate_slots<'t>(
                         return Err(Refusal::TooManyShared.into());
                     }
                 }
-                if !folio.is_large() {
-                    folio.try_lock().ok_or(Refusal::Locked)?.leave();
-                } else if large_here != Some(folio.as_non_null()) {
-                    lock_large(folio, saved)?;
-                    large_here = Some(folio.as_non_null());
+                let recurs = latest == Some(folio.as_non_null()) || lock_source(folio, saved)?;
+                if recurs {
+                    latest = Some(folio.as_non_null());
                 }
 
                 let exclusive = page.is_anon_exclusive();
@@ -256,7 +273,15 @@ fn isolate_slots<'t>(
                 // the sources are put back or their table is unhooked.
                 unsafe { slot.set(left) };
                 tally.sources += 1;
-                if !folio.is_large() && !folio.has_expected_refs() {
+                if source.is_dirty() && (!exclusive || folio.is_swapcache()) {
+                    // Others who map it, or read it from swap, must not lose that it was written.
+                    // SAFETY: The lock is ours, and is left as it was.
+                    let lock = unsafe { FolioLock::adopt(folio) };
+
+                    lock.mark_dirty();
+                    lock.leave();
+                }
+                if !recurs && !folio.has_expected_refs() {
                     result = Err(Refusal::Referenced.into());
                 }
             }
@@ -272,27 +297,36 @@ fn isolate_slots<'t>(
     }
 
     scan::judge_holes(tally.holes, tally.zeroes, limits)?;
-    for folio in saved.large() {
+    for folio in saved.recurring() {
         // SAFETY: Its mappings in this window hold references.
-        if !unsafe { Folio::from_raw(folio) }.has_expected_refs() {
+        if !unsafe { Folio::from_raw(folio) }.has_expected_refs_racing() {
             return Err(Refusal::Referenced.into());
         }
     }
     Ok(())
 }
 
-/// Locks a large folio, unless this window has it locked already.
-fn lock_large(folio: &Folio, saved: &mut Saved) -> Result<(), NotIsolated> {
+/// Locks a source, unless this window has it locked already. Returns whether it may recur.
+#[inline(always)]
+fn lock_source(folio: &Folio, saved: &mut Saved) -> Result<bool, NotIsolated> {
     let ptr = folio.as_non_null();
 
     match folio.try_lock() {
         Some(lock) => {
-            saved.add_large(ptr)?;
+            // Asked for now: KSM takes the lock to merge a page.
+            let recurs = folio.may_recur();
+
+            // There is room for as many as there are slots.
+            if recurs {
+                saved.add_recurring(ptr).ok_or(Refusal::Foreign)?;
+            } else {
+                saved.small.push(ptr).ok_or(Refusal::Foreign)?;
+            }
             lock.leave();
-            Ok(())
+            Ok(recurs)
         }
-        None if saved.has_large(ptr) => Ok(()),
-        None => Err(NotIsolated::LargeLocked(ptr)),
+        None if saved.has_recurring(ptr) => Ok(true),
+        None => Err(NotIsolated::Locked(ptr)),
     }
 }
 
@@ -319,11 +353,11 @@ impl<'v> Sources<'v> {
         self.saved.as_deref().map_or(&[], |saved| &saved.ptes)
     }
 
-    /// Whether a large folio is among them.
-    pub(crate) fn has_large(&self, folio: FolioPtr) -> bool {
+    /// Whether a recurring folio is among them.
+    pub(crate) fn has_recurring(&self, folio: FolioPtr) -> bool {
         self.saved
             .as_ref()
-            .is_some_and(|saved| saved.has_large(folio))
+            .is_some_and(|saved| saved.has_recurring(folio))
     }
 
     /// Gives up the sources to one who releases them.
@@ -365,7 +399,7 @@ fn put_back(slot: PmdSlot<'_>, saved: &mut Saved, filled: usize) {
                 }
             }
             drop(lock);
-            unlock_sources(saved, filled);
+            unlock_sources(saved);
         }
     }
     drop_abandoned(saved, filled);
@@ -375,19 +409,8 @@ fn put_back(slot: PmdSlot<'_>, saved: &mut Saved, filled: usize) {
 ///
 /// Whoever calls this has made sure that they stay referenced: by references of ours, or by those
 /// of PTEs whose table is locked.
-fn unlock_sources(saved: &Saved, filled: usize) {
-    for pte in saved.ptes.iter().take(filled) {
-        if pte.is_none() {
-            continue;
-        }
-        // SAFETY: The folio is referenced, see above.
-        let folio = unsafe { source_page(*pte) }.folio();
-        if !folio.is_large() {
-            // SAFETY: We locked it once for this PTE.
-            drop(unsafe { FolioLock::adopt(folio) });
-        }
-    }
-    for folio in saved.large() {
+fn unlock_sources(saved: &Saved) {
+    for folio in saved.small.iter().chain(saved.recurring()) {
         // SAFETY: The folio is referenced, see above, and we locked it once.
         drop(unsafe { FolioLock::adopt(Folio::from_raw(folio)) });
     }
@@ -446,7 +469,7 @@ fn restore<'t>(
             unsafe { page.remove_rmap(1, vma) };
         }
     }
-    unlock_sources(saved, filled);
+    unlock_sources(saved);
 }
 
 /// Drops the references of sources whose slots are not ours any more.

@@ -17,9 +17,7 @@ use kernel::{
             Folio,
             FolioLock,
             FolioPtr,
-            PageRef,
-            PutBatch,
-            RmapBatch, //
+            PutBatch, //
         },
         pgtable::{
             DetachedTable,
@@ -52,22 +50,22 @@ impl<'v> Installed<'v> {
 
     /// Releases the sources.
     pub(crate) fn release(mut self) -> Option<KVBox<Saved>> {
-        let saved = self.saved.take()?;
+        let mut saved = self.saved.take()?;
 
-        release(&self.table, self.vma, &saved);
+        release(&self.table, self.vma, &mut saved);
         Some(saved)
     }
 }
 
 impl Drop for Installed<'_> {
     fn drop(&mut self) {
-        if let Some(saved) = self.saved.take() {
-            release(&self.table, self.vma, &saved);
+        if let Some(mut saved) = self.saved.take() {
+            release(&self.table, self.vma, &mut saved);
         }
     }
 }
 
-/// Consecutive pages of a large folio, mapped by consecutive PTEs.
+/// Consecutive pages of a recurring folio, mapped by consecutive PTEs.
 struct Run {
     pte: Pte,
     folio: FolioPtr,
@@ -81,21 +79,12 @@ impl Run {
     }
 }
 
-/// One or more sources.
-enum Piece<'a> {
-    /// A folio of one page.
-    Small(Pte, PageRef<'a>),
-    /// Pages of a large folio.
-    Run(Run),
-}
-
-/// Calls `f` for the sources, those that follow each other in a large folio together.
+/// Calls `f` for the sources that may recur, those that follow each other in a folio together.
 ///
 /// # Safety
 ///
-/// The references of the sources are held until `f` has been called for them.
-#[inline(always)]
-unsafe fn for_each_run<'a>(ptes: &[Pte], mut f: impl FnMut(Piece<'a>)) {
+/// The references of all sources are held until `f` has been called for them.
+unsafe fn for_each_run(ptes: &[Pte], mut f: impl FnMut(Run)) {
     let mut run: Option<Run> = None;
 
     for pte in ptes {
@@ -103,11 +92,9 @@ unsafe fn for_each_run<'a>(ptes: &[Pte], mut f: impl FnMut(Piece<'a>)) {
             continue;
         }
         // SAFETY: The caller holds the reference.
-        let page = unsafe { source_page(*pte) };
-        let folio = page.folio();
+        let folio = unsafe { source_page(*pte) }.folio();
 
-        if !folio.is_large() {
-            f(Piece::Small(*pte, page));
+        if !folio.may_recur() {
             continue;
         }
         match &mut run {
@@ -119,81 +106,56 @@ unsafe fn for_each_run<'a>(ptes: &[Pte], mut f: impl FnMut(Piece<'a>)) {
                     nr: 1,
                 };
                 if let Some(run) = run.replace(next) {
-                    f(Piece::Run(run));
+                    f(run);
                 }
             }
         }
     }
     if let Some(run) = run {
-        f(Piece::Run(run));
+        f(run);
     }
 }
 
 /// Drops rmaps, locks and references of the sources, in this order.
 ///
 /// Those who wait for a folio found it by its migration entry, and count on it until they are
-/// woken: so the lock goes before the reference. A large folio remains one folio all the while: it
-/// cannot be split as long as it has references that its mappings do not explain, and those that we
-/// have not dropped yet are such.
-fn release(table: &DetachedTable<'_>, vma: &VmaRef, saved: &Saved) {
+/// woken: so the lock goes before the reference. What may recur goes on to do so without its lock:
+/// a large folio cannot be split as long as it has references that its mappings do not explain, and
+/// those that we have not dropped yet are such; and what KSM has merged once stays KSM's.
+fn release(table: &DetachedTable<'_>, vma: &VmaRef, saved: &mut Saved) {
+    let recurs = saved.recurring().next().is_some();
     let lock = table.lock();
 
-    // SAFETY: The table that mapped the folios is locked.
-    let mut rmaps = unsafe { RmapBatch::new(vma) };
-    let remove_rmap = |piece: Piece<'_>| match piece {
-        // SAFETY: The PTE is gone, its reference is not.
-        Piece::Small(_, page) => unsafe { rmaps.remove(page.folio()) },
-        // SAFETY: As above, the table is locked, and the pages of a run belong to one folio and
-        // follow each other.
-        Piece::Run(run) => unsafe { source_page(run.pte).remove_rmap(run.nr, vma) },
-    };
-    // SAFETY: The references are ours until they are dropped below.
-    unsafe { for_each_run(&saved.ptes, remove_rmap) };
-    drop(rmaps);
+    // SAFETY: The table that mapped the folios is locked. Their PTEs are gone, the references of
+    // these are ours.
+    unsafe { saved.small.remove_rmap(vma) };
+    if recurs {
+        // SAFETY: As above, and the pages of a run belong to one folio and follow each other. The
+        // references are ours until they are dropped below.
+        unsafe {
+            for_each_run(&saved.ptes, |run| {
+                source_page(run.pte).remove_rmap(run.nr, vma)
+            })
+        };
+    }
     drop(lock);
     if vma.flags() & flags::LOCKED != 0 {
         // munlock is batched, and such a batch has references.
         folio::mlock_drain();
     }
 
-    let mut large = saved.large().peekable();
-    if large.peek().is_some() {
-        // Which of them it was does not matter: to be dirty costs no more than a write to swap.
-        let dirty = saved
-            .ptes
-            .iter()
-            .any(|pte| !pte.is_none() && pte.is_dirty());
-
-        for folio in large {
+    if recurs {
+        for folio in saved.recurring() {
             // SAFETY: The folio is referenced, and we locked it once.
             let lock = unsafe { FolioLock::adopt(Folio::from_raw(folio)) };
 
-            if dirty {
-                lock.mark_dirty();
-            }
             lock.free_swap();
         }
+        let mut batch = PutBatch::new();
+        // SAFETY: These references were those of the mappings, and are ours until they are dropped
+        // here. CAST: A run has no more than 512 pages.
+        unsafe { for_each_run(&saved.ptes, |run| batch.put(run.folio, run.nr as u32)) };
     }
-
-    let mut batch = PutBatch::new();
-    let put = |piece: Piece<'_>| match piece {
-        Piece::Small(pte, page) => {
-            let folio = page.folio();
-            // SAFETY: The folio is referenced, and we locked it for this PTE.
-            let lock = unsafe { FolioLock::adopt(folio) };
-
-            // Who maps it besides us must not lose that it was written.
-            if pte.is_dirty() && (folio.is_swapcache() || folio.is_mapped()) {
-                lock.mark_dirty();
-            }
-            lock.free_swap();
-            drop(lock);
-            // SAFETY: This reference was the mapping's, and is ours.
-            unsafe { batch.put(folio.as_non_null(), 1) };
-        }
-        // SAFETY: As above. CAST: A run has no more than 512 pages.
-        Piece::Run(run) => unsafe { batch.put(run.folio, run.nr as u32) },
-    };
-    // SAFETY: The references are ours until they are dropped here.
-    unsafe { for_each_run(&saved.ptes, put) };
+    // SAFETY: Each of them was locked by us, and mapped by one PTE, whose reference is ours.
+    unsafe { saved.small.unlock_put() };
 }

@@ -5,6 +5,7 @@
 use crate::{
     batch::{
         self,
+        Attempt,
         Ready,
         Verdict, //
     },
@@ -25,7 +26,10 @@ use crate::{
         Outcome,
         Refusal, //
     },
-    policy::Policy,
+    policy::{
+        Limits,
+        Policy, //
+    },
     scan::{
         scan,
         Candidate,
@@ -55,21 +59,14 @@ const TRIES: u8 = 3;
 /// How many page tables are looked at under one hold of a lock.
 const SCAN_MAX: usize = 2 * BATCH_MAX;
 
-/// A window that is to be tried again.
-#[derive(Clone, Copy)]
-struct Again {
-    addr: usize,
-    tries: u8,
-}
-
 /// A request that is being served.
 struct Request<'mm> {
     control: Control<'mm>,
     outcome: Outcome,
     /// Windows of the last batch that are to be tried again, before anything else.
-    again: KVec<Again>,
+    again: KVec<Attempt>,
     /// Windows that seem to be kept by references that a drain of all CPUs may drop.
-    undrained: KVec<Again>,
+    undrained: KVec<Attempt>,
     ended: bool,
 }
 
@@ -185,33 +182,65 @@ impl<'mm> Request<'mm> {
             return self.note(Refusal::NoMemory);
         };
         // Copied, so that what comes back finds the room that was made for it.
-        let mut again = [Again { addr: 0, tries: 0 }; BATCH_MAX];
+        let mut again = [Attempt { addr: 0, failed: 0 }; BATCH_MAX];
         let nr = self.again.len();
 
         for (copy, window) in again.iter_mut().zip(&self.again) {
             *copy = *window;
         }
         self.again.clear();
-        let Some(first) = again.iter().take(nr).next() else {
-            return;
-        };
-        let vma = match revalidate(self.control.mm, &self.control.policy, first.addr) {
-            Ok(vma) => vma,
-            Err(refusal) => return self.note(refusal),
-        };
-        let limits = self.control.policy.limits_in(&vma);
 
-        for window in again.iter().take(nr) {
-            match scan(&vma, window.addr, &limits) {
+        let mut stable = None;
+        for window in again.into_iter().take(nr) {
+            let vma = match self.revalidate(stable.take(), window) {
+                Ok(vma) => vma,
+                Err(refusal) if refusal.ends_request() => return,
+                Err(_) => continue,
+            };
+            let limits = self.control.policy.limits_in(&vma);
+
+            match self.scan(&vma, window.addr, &limits) {
                 Ok(Found::Huge) => {}
                 Ok(Found::Candidate(candidate)) => {
-                    let _ = candidates.push_within_capacity((candidate, window.tries));
+                    let _ = candidates.push_within_capacity((candidate, window.failed));
                 }
-                Err(refusal) => self.refuse(*window, refusal),
+                Err(refusal) => self.refuse(window, refusal),
             }
+            stable = Some(vma);
         }
-        drop(vma);
+        drop(stable);
         self.collapse_batch(candidates);
+    }
+
+    /// The VMA of a window: the one at hand, if that is it, or else found anew.
+    ///
+    /// If there is none, the window is refused.
+    fn revalidate(
+        &mut self,
+        at_hand: Option<StableVma<'mm>>,
+        window: Attempt,
+    ) -> Result<StableVma<'mm>, Refusal> {
+        if let Some(vma) = at_hand {
+            if vma.has_window(window.addr) {
+                return Ok(vma);
+            }
+            // Its lock is given up before mmap_lock may be taken: they nest the other way round.
+        }
+        revalidate(self.control.mm, &self.control.policy, window.addr)
+            .inspect_err(|refusal| self.refuse(window, *refusal))
+    }
+
+    /// Scans a window. What this CPU has mapped lately is referenced by its LRU caches: they are
+    /// drained before the first window is refused for that.
+    fn scan(&mut self, vma: &VmaRef, addr: usize, limits: &Limits) -> Result<Found, Refusal> {
+        match scan(vma, addr, limits) {
+            Err(Refusal::Referenced) if !self.control.drained_here => {
+                self.control.drained_here = true;
+                folio::lru_add_drain();
+                scan(vma, addr, limits)
+            }
+            result => result,
+        }
     }
 
     /// Scans windows until there is a batch of candidates.
@@ -226,7 +255,7 @@ impl<'mm> Request<'mm> {
         let mut scanned = 0;
 
         while addr < range.end {
-            match scan(vma, addr, &limits) {
+            match self.scan(vma, addr, &limits) {
                 Ok(Found::Huge) => {}
                 Ok(Found::Candidate(candidate)) => {
                     scanned += 1;
@@ -234,7 +263,7 @@ impl<'mm> Request<'mm> {
                 }
                 Err(refusal) => {
                     scanned += 1;
-                    self.refuse(Again { addr, tries: 0 }, refusal);
+                    self.refuse(Attempt { addr, failed: 0 }, refusal);
                 }
             }
             addr += PMD_SIZE;
@@ -252,28 +281,24 @@ impl<'mm> Request<'mm> {
 
     /// Collapses candidates.
     fn collapse_batch(&mut self, candidates: KVec<(Candidate, u8)>) {
-        let mut tries: [Again; BATCH_MAX] = [Again { addr: 0, tries: 0 }; BATCH_MAX];
-        let mut ready = match KVec::with_capacity(candidates.len(), GFP_KERNEL) {
-            Ok(ready) => ready,
-            Err(_) => return self.note(Refusal::NoMemory),
+        let nr = candidates.len();
+        let (Ok(mut ready), Ok(mut fit)) = (
+            KVec::with_capacity(nr, GFP_KERNEL),
+            KVec::with_capacity(nr, GFP_KERNEL),
+        ) else {
+            return self.note(Refusal::NoMemory);
         };
-        let mut swapped: [bool; BATCH_MAX] = [false; BATCH_MAX];
 
-        for (((candidate, tried), again), swapped) in
-            candidates.into_iter().zip(&mut tries).zip(&mut swapped)
-        {
+        for (candidate, failed) in candidates {
+            let window = Attempt {
+                addr: candidate.addr,
+                failed,
+            };
             // When there is no more to be had, what there is, is used.
             match self.control.provide(candidate.nid, &candidate.nodes) {
                 Ok(kit) => {
-                    *again = Again {
-                        addr: candidate.addr,
-                        tries: tried,
-                    };
-                    *swapped = candidate.swapped > 0;
-                    let _ = ready.push_within_capacity(Ready {
-                        addr: candidate.addr,
-                        kit,
-                    });
+                    let _ =
+                        ready.push_within_capacity((Ready { window, kit }, candidate.swapped > 0));
                 }
                 Err(refusal) => {
                     self.note(refusal);
@@ -281,57 +306,73 @@ impl<'mm> Request<'mm> {
                 }
             }
         }
-
-        let Some(first) = ready.first() else { return };
+        if ready.is_empty() {
+            return;
+        }
         hold_after(Pass::Provide);
-        let mut vma = match revalidate(self.control.mm, &self.control.policy, first.addr) {
-            Ok(vma) => vma,
-            Err(refusal) => return self.note(refusal),
-        };
 
-        // Faulting in may have to look for the VMA again. Windows that it fails for leave.
-        let mut fit = match KVec::with_capacity(ready.len(), GFP_KERNEL) {
-            Ok(fit) => fit,
-            Err(_) => return self.note(Refusal::NoMemory),
-        };
-        for (window, swapped) in ready.into_iter().zip(swapped) {
-            if swapped {
+        // Faulting in may lose the VMA. Windows that cannot go on leave.
+        let mut stable = None;
+        for (Ready { window, kit }, swapped) in ready {
+            let vma = match self.revalidate(stable.take(), window) {
+                Ok(vma) => vma,
+                Err(refusal) if refusal.ends_request() => return,
+                Err(_) => {
+                    self.control.keep(kit);
+                    continue;
+                }
+            };
+            if !swapped {
+                stable = Some(vma);
+            } else {
                 match fault_in(self.control.mm, &self.control.policy, vma, window.addr) {
-                    Ok(stable) => vma = stable,
-                    Err((stable, refusal)) => {
-                        self.refuse(Self::find(&tries, window.addr), refusal);
-                        self.control.keep(window.kit);
-                        match stable {
-                            Some(stable) => vma = stable,
-                            None => return,
+                    Ok(vma) => stable = Some(vma),
+                    Err((vma, refusal)) => {
+                        self.refuse(window, refusal);
+                        if refusal.ends_request() {
+                            return;
                         }
+                        self.control.keep(kit);
+                        stable = vma;
                         continue;
                     }
                 }
             }
-            let _ = fit.push_within_capacity(window);
+            let _ = fit.push_within_capacity(Ready { window, kit });
         }
+        let stable = match (stable, fit.first()) {
+            (Some(vma), _) => Some(vma),
+            (None, Some(first)) => {
+                revalidate(self.control.mm, &self.control.policy, first.window.addr).ok()
+            }
+            (None, None) => None,
+        };
+        let Some(vma) = stable else {
+            for Ready { window, kit } in fit {
+                self.refuse(window, Refusal::Raced);
+                self.control.keep(kit);
+            }
+            return;
+        };
 
         hold_after(Pass::FaultIn);
-        let mut verdicts = [(0, Verdict::Huge); BATCH_MAX];
+        let mut verdicts = [(Attempt { addr: 0, failed: 0 }, Verdict::Huge); BATCH_MAX];
         let mut left = verdicts.iter_mut();
-        let contended = batch::run(&mut self.control, &vma, fit, |addr, verdict| {
+        let contended = batch::run(&mut self.control, &vma, fit, |window, verdict| {
             if let Some(slot) = left.next() {
-                *slot = (addr, verdict);
+                *slot = (window, verdict);
             }
         });
         drop(vma);
         self.control.adapt(contended);
 
-        for (addr, verdict) in verdicts {
-            let again = Self::find(&tries, addr);
-
+        for (window, verdict) in verdicts {
             match verdict {
                 Verdict::Huge => {}
-                Verdict::Refused(refusal) => self.refuse(again, refusal),
+                Verdict::Refused(refusal) => self.refuse(window, refusal),
                 Verdict::Deferred => {
                     // There is room for a batch; if ever not, the caller is told to try again.
-                    if self.again.push_within_capacity(again).is_err() {
+                    if self.again.push_within_capacity(window).is_err() {
                         self.note(Refusal::Locked);
                     }
                 }
@@ -339,23 +380,15 @@ impl<'mm> Request<'mm> {
         }
     }
 
-    fn find(tries: &[Again], addr: usize) -> Again {
-        tries
-            .iter()
-            .copied()
-            .find(|again| again.addr == addr)
-            .unwrap_or(Again { addr, tries: TRIES })
-    }
-
     /// Notes a refusal, unless the window is to be tried again.
-    fn refuse(&mut self, mut window: Again, refusal: Refusal) {
+    fn refuse(&mut self, mut window: Attempt, refusal: Refusal) {
         if refusal == Refusal::Referenced && !self.control.drained {
             if self.undrained.push_within_capacity(window).is_ok() {
                 return;
             }
         }
-        if refusal.is_fleeting() && window.tries < TRIES {
-            window.tries += 1;
+        if refusal.is_fleeting() && window.failed < TRIES {
+            window.failed += 1;
             if self.again.push_within_capacity(window).is_ok() {
                 return;
             }

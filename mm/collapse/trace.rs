@@ -90,6 +90,18 @@ pub(crate) fn scanned(
     trace::scanned(mm, empty, swapped, result);
 }
 
+/// Reports that the pages of a window were faulted in.
+#[inline(always)]
+pub(crate) fn swapped_in(mm: &MmWithUser, nr: usize, refusal: Option<Refusal>) {
+    trace::swapped_in(mm, nr, refusal.map_or(ScanResult::SUCCEED, scan_result));
+}
+
+/// Reports that the pages of a window were isolated.
+#[inline(always)]
+pub(crate) fn isolated(empty: usize, refusal: Option<Refusal>) {
+    trace::isolated(empty, refusal.map_or(ScanResult::SUCCEED, scan_result));
+}
+
 /// Reports a batch, and each window of it.
 pub(crate) fn batch(
     mm: &MmWithUser,

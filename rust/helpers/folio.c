@@ -8,6 +8,9 @@
 #include <linux/rmap.h>
 #include <linux/swap.h>
 #include <linux/vmstat.h>
+#ifdef CONFIG_ARCH_HAS_COPY_MC
+#include <asm/mce.h>
+#endif
 #include <../../mm/internal.h>
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
@@ -53,6 +56,16 @@ __rust_helper bool rust_helper_folio_test_large(const struct folio *folio)
 	return folio_test_large(folio);
 }
 
+__rust_helper bool rust_helper_folio_test_ksm(const struct folio *folio)
+{
+	return folio_test_ksm(folio);
+}
+
+__rust_helper bool rust_helper_folio_maybe_dma_pinned(struct folio *folio)
+{
+	return folio_maybe_dma_pinned(folio);
+}
+
 __rust_helper bool rust_helper_folio_test_anon(const struct folio *folio)
 {
 	return folio_test_anon(folio);
@@ -71,11 +84,6 @@ __rust_helper bool rust_helper_folio_is_zone_device(const struct folio *folio)
 __rust_helper bool rust_helper_folio_maybe_mapped_shared(struct folio *folio)
 {
 	return folio_maybe_mapped_shared(folio);
-}
-
-__rust_helper bool rust_helper_folio_mapped(const struct folio *folio)
-{
-	return folio_mapped(folio);
 }
 
 __rust_helper int rust_helper_folio_ref_count(const struct folio *folio)
@@ -129,12 +137,8 @@ __rust_helper int rust_helper_copy_mc_user_highpage(struct page *to,
 						    unsigned long addr,
 						    struct vm_area_struct *vma)
 {
-#ifdef CONFIG_X86_64
-	/*
-	 * Only CPUs with ERMS have a copy that survives a machine check, see
-	 * copy_mc_to_kernel(). To the others a page is a page.
-	 */
-	if (!boot_cpu_has(X86_FEATURE_ERMS)) {
+#ifdef CONFIG_ARCH_HAS_COPY_MC
+	if (!copy_mc_can_recover()) {
 		copy_user_highpage(to, from, addr, vma);
 		return 0;
 	}

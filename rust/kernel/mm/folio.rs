@@ -17,6 +17,7 @@ use super::{
 use crate::{
     alloc::Flags,
     bindings,
+    prelude::*,
     types::Opaque, //
 };
 use core::{
@@ -67,7 +68,7 @@ impl Folio {
 
     /// Whether this folio has more than one page.
     #[inline(always)]
-    pub fn is_large(&self) -> bool {
+    fn is_large(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
         unsafe { bindings::folio_test_large(self.as_ptr()) }
     }
@@ -107,13 +108,6 @@ impl Folio {
         unsafe { bindings::folio_maybe_mapped_shared(self.as_ptr()) }
     }
 
-    /// Whether anybody maps it.
-    #[inline(always)]
-    pub fn is_mapped(&self) -> bool {
-        // SAFETY: By the type invariants this is a folio.
-        unsafe { bindings::folio_mapped(self.as_ptr()) }
-    }
-
     /// The NUMA node that it lies on.
     #[inline(always)]
     pub fn nid(&self) -> usize {
@@ -126,7 +120,8 @@ impl Folio {
 
     /// Whether its references are just those that its mappings and the swap cache explain.
     ///
-    /// What that says depends on what the caller excludes: see where it is called.
+    /// That is exact only if no mapping of the folio comes or goes meanwhile: if all of them are
+    /// the caller's, and the folio is locked.
     #[inline(always)]
     pub fn has_expected_refs(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
@@ -134,6 +129,35 @@ impl Folio {
             bindings::folio_ref_count(self.as_ptr())
                 == bindings::folio_expected_ref_count(self.as_ptr())
         }
+    }
+
+    /// The same for a folio that others may map and unmap while this looks.
+    ///
+    /// Mappings and references are counted apart. Who maps takes the reference first, and who
+    /// unmaps drops it last, so there are never fewer references than mappings. Were the mappings
+    /// counted only once, one that came or went between the two counts could hide a reference. Pins
+    /// are counted by themselves if the folio is large, and are looked at besides.
+    #[inline]
+    pub fn has_expected_refs_racing(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio.
+        unsafe {
+            let before = bindings::folio_expected_ref_count(self.as_ptr());
+            let refs = bindings::folio_ref_count(self.as_ptr());
+
+            refs == before
+                && bindings::folio_expected_ref_count(self.as_ptr()) == refs
+                && !(self.is_large() && bindings::folio_maybe_dma_pinned(self.as_ptr()))
+        }
+    }
+
+    /// Whether several PTEs that follow each other may map the folio: because it is large, or
+    /// because KSM has merged equal pages into it.
+    ///
+    /// The answer can change from no to yes, unless the folio is locked.
+    #[inline(always)]
+    pub fn may_recur(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio.
+        self.is_large() || unsafe { bindings::folio_test_ksm(self.as_ptr()) }
     }
 
     /// Tries to lock the folio.
@@ -273,56 +297,72 @@ impl<'a> PageRef<'a> {
     }
 }
 
+/// Small folios that a PTE table maps, to do the same with all of them at once.
 #[cfg(CONFIG_THP_COLLAPSE_RUST)]
-/// Mappings of small folios whose rmaps are removed together.
-pub struct RmapBatch<'a> {
-    batch: bindings::folio_batch,
-    vma: &'a VmaRef,
+#[derive(Zeroable)]
+pub struct SmallFolios {
+    folios: [Option<FolioPtr>; PTRS_PER_PTE],
+    nr: usize,
 }
 
 #[cfg(CONFIG_THP_COLLAPSE_RUST)]
-impl<'a> RmapBatch<'a> {
-    /// An empty batch.
-    ///
-    /// # Safety
-    ///
-    /// The lock of the PTE table that mapped the folios is held until this is dropped.
+impl SmallFolios {
+    /// Forgets the folios.
     #[inline]
-    pub unsafe fn new(vma: &'a VmaRef) -> Self {
-        Self {
-            batch: pin_init::zeroed(),
-            vma,
-        }
+    pub fn clear(&mut self) {
+        self.nr = 0;
     }
 
-    /// Removes the rmap of one PTE that mapped `folio`, now or later.
+    /// Adds a folio. Returns [`None`] when there are as many as a table can map.
+    #[inline(always)]
+    pub fn push(&mut self, folio: FolioPtr) -> Option<()> {
+        *self.folios.get_mut(self.nr)? = Some(folio);
+        self.nr = self.nr.wrapping_add(1);
+        Some(())
+    }
+
+    /// The folios.
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = FolioPtr> + '_ {
+        self.folios.iter().take(self.nr).flatten().copied()
+    }
+
+    /// Removes the rmap of one PTE from each folio.
     ///
     /// # Safety
     ///
-    /// - The folio is small and anonymous, and it stays referenced until this is dropped.
-    /// - The VMA mapped it, by a PTE that is gone and whose rmap was not removed yet.
-    #[inline(always)]
-    pub unsafe fn remove(&mut self, folio: &Folio) {
-        if let Some(slot) = self.batch.folios.get_mut(usize::from(self.batch.nr)) {
-            *slot = folio.as_ptr();
-            self.batch.nr = self.batch.nr.wrapping_add(1);
-        }
-        if usize::from(self.batch.nr) >= FOLIO_BATCH_SIZE {
-            self.flush();
-        }
+    /// - The folios are small and anonymous, and referenced.
+    /// - `vma` mapped each of them, by a PTE that is gone and whose rmap was not removed yet.
+    /// - The lock of the PTE table that mapped them is held.
+    #[inline]
+    pub unsafe fn remove_rmap(&mut self, vma: &VmaRef) {
+        // SAFETY: The first `nr` entries are folios; a `FolioPtr` in an `Option` is laid out as a
+        // pointer. The caller vouches for the rest. CAST: No more than a table has entries.
+        unsafe {
+            bindings::folios_remove_rmap_pte(
+                self.folios.as_mut_ptr().cast(),
+                self.nr as u32,
+                vma.as_ptr(),
+            )
+        };
     }
 
-    fn flush(&mut self) {
-        // SAFETY: Those who made and filled the batch vouch for it.
-        unsafe { bindings::folio_batch_remove_rmap(&mut self.batch, self.vma.as_ptr()) };
-        self.batch.nr = 0;
-    }
-}
-
-#[cfg(CONFIG_THP_COLLAPSE_RUST)]
-impl Drop for RmapBatch<'_> {
-    fn drop(&mut self) {
-        self.flush();
+    /// Unlocks each folio and drops a reference to it, after taking it out of the swap cache if
+    /// nobody else needs it there. Forgets the folios.
+    ///
+    /// # Safety
+    ///
+    /// The folios are small and anonymous. The caller owns the lock of each and one reference to
+    /// it, and gives up both.
+    ///
+    /// # Context
+    ///
+    /// Process context, without a lock that freeing memory takes.
+    #[inline]
+    pub unsafe fn unlock_put(&mut self) {
+        // SAFETY: As above.
+        unsafe { bindings::folios_unlock_put(self.folios.as_mut_ptr().cast(), self.nr as u32) };
+        self.nr = 0;
     }
 }
 

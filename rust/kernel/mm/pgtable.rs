@@ -302,13 +302,23 @@ pub struct PmdSlot<'v> {
 }
 
 impl VmaRef {
+    /// Whether `addr` is the first address of a window that lies in this VMA as a whole.
+    #[inline]
+    pub fn has_window(&self, addr: usize) -> bool {
+        addr % PMD_SIZE == 0
+            && addr >= self.start()
+            && addr
+                .checked_add(PMD_SIZE)
+                .is_some_and(|end| end <= self.end())
+    }
+
     /// Looks up the PMD entry of the window at `addr`.
     ///
-    /// Returns [`None`] when the window is not aligned, not all of it lies in this VMA, or when
-    /// there is no PMD table.
+    /// Returns [`None`] when there is no such window in this VMA, see [`VmaRef::has_window`], or
+    /// when there is no PMD table.
     #[inline]
     pub fn pmd(&self, addr: usize) -> Option<PmdSlot<'_>> {
-        if addr % PMD_SIZE != 0 || addr < self.start() || addr.checked_add(PMD_SIZE)? > self.end() {
+        if !self.has_window(addr) {
             return None;
         }
 

@@ -123,6 +123,8 @@ impl MmWithUser {
 /// How a page is swapped in, and what became of the lock.
 pub enum SwapIn<'mm> {
     /// The slot needs nothing (any more).
+    Present(StableVma<'mm>),
+    /// The page is there now.
     Done(StableVma<'mm>),
     /// The lock had to be given up to wait for the page.
     Unlocked,
@@ -171,7 +173,7 @@ impl<'mm> StableVma<'mm> {
         let ptep =
             unsafe { bindings::pte_offset_map_ro_nolock(self.mm().as_raw(), pmdp, addr, &mut ptl) };
         if ptep.is_null() {
-            return SwapIn::Done(self);
+            return SwapIn::Present(self);
         }
         // SAFETY: The table is mapped, and `addr` lies in it.
         let pte = unsafe { bindings::ptep_get(ptep) };
@@ -181,7 +183,7 @@ impl<'mm> StableVma<'mm> {
         ) {
             // SAFETY: Mapped above.
             unsafe { bindings::pte_unmap(ptep) };
-            return SwapIn::Done(self);
+            return SwapIn::Present(self);
         }
 
         vmf.__bindgen_anon_1.vma = vma;

@@ -101,6 +101,28 @@ mod points {
 
         /// # Safety
         ///
+        /// `folio` is valid or null.
+        pub(super) unsafe fn mm_collapse_huge_page_isolate(
+            folio: *mut bindings::folio,
+            none_or_zero: c_int,
+            referenced: c_int,
+            status: c_int,
+            order: c_uint,
+        );
+
+        /// # Safety
+        ///
+        /// `mm` is valid.
+        pub(super) unsafe fn mm_collapse_huge_page_swapin(
+            mm: *mut bindings::mm_struct,
+            swapped_in: c_int,
+            referenced: c_int,
+            ret: c_int,
+            order: c_uint,
+        );
+
+        /// # Safety
+        ///
         /// `mm` is valid.
         pub(super) unsafe fn mm_collapse_batch(
             mm: *mut bindings::mm_struct,
@@ -126,6 +148,30 @@ pub fn scanned(mm: &MmWithUser, none_or_zero: usize, swapped: usize, result: Sca
             none_or_zero as c_int,
             result.0,
             swapped as c_int,
+        )
+    };
+}
+
+/// The swapped pages of a window were faulted in, or not all of them.
+#[inline(always)]
+pub fn swapped_in(mm: &MmWithUser, nr: usize, result: ScanResult) {
+    // SAFETY: The mm is valid. CAST: A window has 512 pages.
+    unsafe {
+        points::mm_collapse_huge_page_swapin(mm.as_raw(), nr as c_int, 0, result.0, PMD_ORDER)
+    };
+}
+
+/// The pages of a window were isolated, or none of them was.
+#[inline(always)]
+pub fn isolated(none_or_zero: usize, result: ScanResult) {
+    // SAFETY: No folio is named. CAST: A window has 512 pages.
+    unsafe {
+        points::mm_collapse_huge_page_isolate(
+            core::ptr::null_mut(),
+            none_or_zero as c_int,
+            0,
+            result.0,
+            PMD_ORDER,
         )
     };
 }
