@@ -195,6 +195,9 @@ impl<'v, 'mm> Isolated<'v, 'mm> {
 }
 
 /// Quiesces all sources of a window, or none, and returns how many they are.
+///
+/// Not inlined: its loop wants the registers for itself, which is 15 instructions a page.
+#[inline(never)]
 fn isolate(slot: PmdSlot<'_>, saved: &mut Saved, limits: &Limits) -> Result<usize, NotIsolated> {
     let mut table = slot.lock_table().ok_or(Refusal::Raced)?;
     let mut tally = Tally::default();
