@@ -68,16 +68,20 @@ impl NodeLoad {
         }
     }
 
-    /// Whether the memory of a node that is new to us lies too far from that of the others to be
-    /// gathered on one of them, in a system that would rather reclaim than go far.
+    fn nodes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.pages
+            .iter()
+            .enumerate()
+            .filter(|(_, pages)| **pages != 0)
+            .map(|(nid, _)| nid)
+    }
+
+    /// Whether the pages lie too far apart to be gathered on one node, in a system that would
+    /// rather reclaim than go far.
     #[cold]
-    fn too_far(&self, nid: usize) -> bool {
-        self.pages.get(nid).is_some_and(|pages| *pages == 0)
-            && self
-                .pages
-                .iter()
-                .enumerate()
-                .any(|(i, pages)| *pages != 0 && thp::nodes_too_far(nid, i))
+    fn too_far(&self) -> bool {
+        self.nodes()
+            .any(|a| self.nodes().any(|b| thp::nodes_too_far(a, b)))
     }
 
     /// The first of the nodes with the most pages, and all of these.
@@ -185,7 +189,6 @@ fn scan_window(
         PmdKind::Table => {}
     }
 
-    let near = thp::node_reclaim_enabled();
     let mut load = NodeLoad::new();
     let (mut holes, mut zeroes, mut swapped, mut shared) = (0, 0, 0, 0);
     let mut table = slot.lock_table().ok_or(Refusal::Raced)?;
@@ -214,9 +217,6 @@ fn scan_window(
                         return Err(Refusal::TooManyShared);
                     }
                 }
-                if near && load.too_far(folio.nid()) {
-                    return Err(Refusal::TooFar);
-                }
                 load.add(folio.nid());
                 if folio.is_locked() {
                     return Err(Refusal::Locked);
@@ -232,6 +232,9 @@ fn scan_window(
     *empty = holes + zeroes;
     *swapped_slots = swapped;
     judge_holes(holes, zeroes, limits)?;
+    if thp::node_reclaim_enabled() && load.too_far() {
+        return Err(Refusal::TooFar);
+    }
     let (nid, nodes) = load.target();
 
     Ok(Found::Candidate(Candidate {
