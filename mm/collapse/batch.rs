@@ -177,7 +177,7 @@ impl<'v> Batch<'v> {
         // Until the flush, who zaps one of our entries has to flush too, see `OwedFlush`.
         let owed = OwedFlush::begin(self.vma, self.start, self.end);
         held.sources_begin();
-        let mut contended = self.isolate(control, windows);
+        let mut contended = self.isolate(control, windows, &owed);
 
         if windows
             .iter()
@@ -214,6 +214,7 @@ impl<'v> Batch<'v> {
         &self,
         control: &mut Control<'mm>,
         windows: &mut [Window<'v, 'mm>],
+        owed: &OwedFlush<'v>,
     ) -> bool {
         let mut contended = false;
 
@@ -248,7 +249,7 @@ impl<'v> Batch<'v> {
                         return Stage::Left(Verdict::Refused(Refusal::Empty));
                     }
                 }
-                match Isolated::new(slot, kit, &self.limits) {
+                match Isolated::new(slot, kit, &self.limits, owed) {
                     Ok(isolated) => Stage::Isolated(isolated),
                     Err((kit, why)) => {
                         control.keep(kit);
@@ -314,7 +315,7 @@ impl<'v> Batch<'v> {
 
     fn install<'mm: 'v>(&self, control: &mut Control<'mm>, windows: &mut [Window<'v, 'mm>]) {
         let Some(slot) = windows.iter().find_map(|window| match &window.stage {
-            Stage::Copied(window) => Some(window.0.sources.slot()),
+            Stage::Copied(window) => Some(window.isolated().sources.slot()),
             _ => None,
         }) else {
             return;
@@ -325,7 +326,7 @@ impl<'v> Batch<'v> {
 
         for window in windows.iter_mut() {
             window.step(|stage| match stage {
-                Stage::Copied(copied) => match copied.unhook(&mut pmd) {
+                Stage::Copied(copied) => match copied.unhook(&mut pmd, &owed) {
                     Ok(window) => {
                         hooked = true;
                         Stage::Hooked(window)
@@ -353,7 +354,7 @@ impl<'v> Batch<'v> {
         for window in windows.iter_mut() {
             window.step(|stage| match stage {
                 Stage::Copied(copied) => {
-                    if let Some(kit) = copied.0.roll_back() {
+                    if let Some(kit) = copied.into_isolated().roll_back() {
                         control.keep(kit);
                     }
                     Stage::Left(Verdict::Refused(Refusal::Raced))

@@ -16,7 +16,21 @@ use kernel::{
 };
 
 /// A window whose huge folio holds what the sources hold.
-pub(crate) struct Copied<'v, 'mm>(pub(crate) Isolated<'v, 'mm>);
+///
+/// # Invariants
+///
+/// The contents of the folio were copied after the flush that isolating the sources owed.
+pub(crate) struct Copied<'v, 'mm>(Isolated<'v, 'mm>);
+
+impl<'v, 'mm> Copied<'v, 'mm> {
+    pub(crate) fn isolated(&self) -> &Isolated<'v, 'mm> {
+        &self.0
+    }
+
+    pub(crate) fn into_isolated(self) -> Isolated<'v, 'mm> {
+        self.0
+    }
+}
 
 impl<'v, 'mm> Isolated<'v, 'mm> {
     /// Copies the sources. Holes and zero pages are cleared instead.
@@ -51,6 +65,7 @@ impl<'v, 'mm> Isolated<'v, 'mm> {
             return Err((self.roll_back(), Refusal::MachineCheck));
         }
         self.folio.mark_uptodate();
+        // INVARIANT: The loop above ended without a break.
         Ok(Copied(self))
     }
 }

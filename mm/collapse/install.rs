@@ -53,7 +53,10 @@ use kernel::mm::{
         PteTable,
         Unhooked, //
     },
-    tlb::Flushed,
+    tlb::{
+        Flushed,
+        OwedFlush, //
+    },
 };
 
 /// A window whose PTE table was unhooked.
@@ -68,7 +71,10 @@ impl<'v, 'mm> Copied<'v, 'mm> {
     /// Verifies that every slot is what we left, and returns whether zero pages are among them.
     #[inline(always)]
     fn verify(&self, table: &mut NestedTable<'_, 'v>) -> Option<bool> {
-        let (ptes, left) = (self.0.sources.ptes(), self.0.sources.left());
+        let (ptes, left) = (
+            self.isolated().sources.ptes(),
+            self.isolated().sources.left(),
+        );
         let mut zeroes = false;
 
         for (slot, (pte, left)) in table.slots().zip(ptes.iter().zip(left)) {
@@ -84,8 +90,12 @@ impl<'v, 'mm> Copied<'v, 'mm> {
     }
 
     /// Verifies the window and unhooks its table. If it is not what we left, it is handed back.
-    pub(crate) fn unhook(self, pmd: &mut PmdGuard<'v>) -> Result<Hooked<'v, 'mm>, Self> {
-        let slot = self.0.sources.slot();
+    pub(crate) fn unhook(
+        self,
+        pmd: &mut PmdGuard<'v>,
+        owed: &OwedFlush<'v>,
+    ) -> Result<Hooked<'v, 'mm>, Self> {
+        let slot = self.isolated().sources.slot();
         let Some(mut table) = pmd.lock_table(slot) else {
             return Err(self);
         };
@@ -96,17 +106,17 @@ impl<'v, 'mm> Copied<'v, 'mm> {
         // From here on nothing fails.
         if zeroes {
             for mut slot in table.slots() {
-                slot.drop_zero_page();
+                slot.drop_zero_page(owed);
             }
         }
         let Isolated {
             sources,
             folio,
             table: deposit,
-        } = self.0;
+        } = self.into_isolated();
         // SAFETY: The sources' entries are migration entries, zero pages were dropped just now, and
         // the rest is empty. The caller holds the PMD lock until it calls `map()`.
-        let unhooked = unsafe { table.unhook(&folio) };
+        let unhooked = unsafe { table.unhook(&folio, owed) };
 
         Ok(Hooked {
             unhooked,

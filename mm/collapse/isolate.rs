@@ -79,6 +79,7 @@ use kernel::{
             PteTable,
             PTRS_PER_PTE, //
         },
+        tlb::OwedFlush,
     },
 };
 
@@ -148,6 +149,7 @@ impl<'v, 'mm> Isolated<'v, 'mm> {
         slot: PmdSlot<'v>,
         kit: Kit<'mm>,
         limits: &Limits,
+        owed: &OwedFlush<'v>,
     ) -> Result<Self, (Kit<'mm>, NotIsolated)> {
         let Kit {
             folio,
@@ -155,7 +157,7 @@ impl<'v, 'mm> Isolated<'v, 'mm> {
             mut saved,
         } = kit;
 
-        match isolate(slot, &mut saved, limits) {
+        match isolate(slot, &mut saved, limits, owed) {
             Ok(nr) => Ok(Isolated {
                 // INVARIANT: `isolate()` went through all slots.
                 sources: Sources {
@@ -198,13 +200,18 @@ impl<'v, 'mm> Isolated<'v, 'mm> {
 ///
 /// Not inlined: its loop wants the registers for itself, which is 15 instructions a page.
 #[inline(never)]
-fn isolate(slot: PmdSlot<'_>, saved: &mut Saved, limits: &Limits) -> Result<usize, NotIsolated> {
+fn isolate<'v>(
+    slot: PmdSlot<'v>,
+    saved: &mut Saved,
+    limits: &Limits,
+    owed: &OwedFlush<'v>,
+) -> Result<usize, NotIsolated> {
     let mut table = slot.lock_table().ok_or(Refusal::Raced)?;
     let mut tally = Tally::default();
     let mut filled = 0;
 
     saved.clear_folios();
-    let result = isolate_slots(table.slots(), saved, limits, &mut tally, &mut filled);
+    let result = isolate_slots(table.slots(), saved, limits, owed, &mut tally, &mut filled);
     if result.is_err() {
         // The lock was not given up, so nobody has seen what we wrote, and every slot is still
         // ours. No flush either: the PTEs that return say what stale TLB entries may say.
@@ -230,6 +237,7 @@ fn isolate_slots<'t>(
     slots: impl Iterator<Item = PteSlot<'t>>,
     saved: &mut Saved,
     limits: &Limits,
+    owed: &OwedFlush<'_>,
     tally: &mut Tally,
     filled: &mut usize,
 ) -> Result<(), NotIsolated> {
@@ -270,7 +278,7 @@ fn isolate_slots<'t>(
                 }
 
                 let exclusive = page.is_anon_exclusive();
-                source = slot.take();
+                source = slot.take(owed);
                 left = source.to_migration(exclusive);
                 // SAFETY: The slot was cleared just now and the folio is locked. It stays so until
                 // the sources are put back or their table is unhooked.

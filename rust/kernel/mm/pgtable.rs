@@ -21,7 +21,10 @@ use super::{
         HugeFolio,
         PageRef, //
     },
-    tlb::Flushed,
+    tlb::{
+        Flushed,
+        OwedFlush, //
+    },
     virt::VmaRef,
     MmWithUser,
 };
@@ -527,11 +530,12 @@ impl<'t> PteSlot<'t> {
 
     /// Clears the entry and returns what it held last, accessed and dirty bits included.
     ///
-    /// This is a full memory barrier. The reference and the mapping that the entry stood for
-    /// pass to the caller, and so does the flush of the TLBs.
+    /// This is a full memory barrier. The reference and the rmap that the entry stood for pass to
+    /// the caller. The translation may stay in TLBs until `owed`, which is to hold this address, is
+    /// flushed.
     #[inline(always)]
     #[must_use = "the caller owns the mapping now"]
-    pub fn take(&mut self) -> Pte {
+    pub fn take(&mut self, _owed: &OwedFlush<'_>) -> Pte {
         // SAFETY: By the type invariants the entry is valid, is that of `addr`, and its table is
         // locked.
         Pte(unsafe { bindings::ptep_get_and_clear(self.vma.mm().as_raw(), self.addr, self.ptep) })
@@ -539,9 +543,9 @@ impl<'t> PteSlot<'t> {
 
     /// Removes the mapping of a shared zero page, if the slot holds one.
     #[inline]
-    pub fn drop_zero_page(&mut self) {
+    pub fn drop_zero_page(&mut self, owed: &OwedFlush<'_>) {
         if self.read().is_zero_page() {
-            let pte = self.take();
+            let pte = self.take(owed);
             // SAFETY: The mm is valid; KSM may have made the entry, and counts those it made.
             unsafe { bindings::ksm_might_unmap_zero_page(self.vma.mm().as_raw(), pte.0) };
         }
@@ -688,14 +692,14 @@ impl<'v> NestedTable<'_, 'v> {
     /// and waits for us. An empty entry would not do: a zap that runs under the VMA lock, and reads
     /// the entry without the PMD lock, would take it for a hole and leave out what it was to clear.
     ///
-    /// The caller owes a TLB flush, which [`PmdGuard::map_huge`] asks for.
+    /// `owed`, which is to hold the window, is flushed before [`PmdGuard::map_huge`] maps it again.
     ///
     /// # Safety
     ///
     /// - No entry of the table is present any more: the caller owns what its entries stood for.
     /// - The PMD lock is held until the window is mapped by [`PmdGuard::map_huge`], with `folio`.
     #[inline]
-    pub unsafe fn unhook(self, folio: &HugeFolio) -> Unhooked<'v> {
+    pub unsafe fn unhook(self, folio: &HugeFolio, _owed: &OwedFlush<'v>) -> Unhooked<'v> {
         let slot = self.slot;
         // SAFETY: The PMD lock is held and the entry maps a table. The table is not freed before
         // its `DetachedTable` is dropped, and then only after an RCU grace period, so that those
