@@ -74,9 +74,40 @@ spdx() {
 	return "$missing"
 }
 
+# absent PATTERN FILE...: no line matches; those that do are shown. Comments may.
+absent() {
+	local status=0
+	grep -nE -- "$@" /dev/null | grep -vE '^[^:]*:[0-9]*: *//' || status=$?
+	[ "$status" -eq 1 ]
+}
+
+# C is called through rust/kernel/mm/, and by one file that says so.
+bindings_in_entry() {
+	local files
+	mapfile -t files < <(git ls-files -co --exclude-standard 'mm/collapse/*.rs' ':!mm/collapse/entry.rs')
+	[ ${#files[@]} -gt 5 ] && absent '\bbindings::|use .*\bbindings\b|^ *bindings,' "${files[@]}"
+}
+
+# then_some() makes its argument, and drops it, where the answer is no: with a
+# guard that ends somebody else's lock.
+lazy_guards() {
+	local files
+	mapfile -t files < <(git ls-files -co --exclude-standard 'mm/collapse/*.rs' 'rust/kernel/mm/*.rs')
+	[ ${#files[@]} -gt 10 ] && absent '\bthen_some\(' "${files[@]}"
+}
+
+# Spinlocks are held in these passes, and folio locks between them. All that Rust
+# allocates names its GFP flags; what our own types allocate is called alloc().
+nothing_allocated() {
+	absent '\bGFP_|\balloc\(|\bFlags\b|\bprelude\b' mm/collapse/{scan,isolate,copy,install,release}.rs
+}
+
 check shellcheck shellcheck -x scripts/*.sh guest/*.sh .ci/run
 check ruff ruff check --quiet scripts guest tests
 check "SPDX lines" spdx
+check "bindings in entry.rs only" bindings_in_entry
+check "no guard is made to be dropped" lazy_guards
+check "no allocation from isolation to release" nothing_allocated
 check rustfmt formatted
 check "checkpatch --strict" patches_and_files
 check "series: formats, applies, checkpatch --strict" series_mails

@@ -105,6 +105,7 @@ else
 fi
 step "option off: mm/ has the base's object code" same_objects
 step "build the release kernel" "$ROOT/scripts/kernel.sh" release
+suite "what the types are to prevent" "$ROOT/scripts/compile_fail.sh"
 step "the scan loop calls nothing (release)" scan_calls_nothing
 step "build the debug kernel" "$ROOT/scripts/kernel.sh" debug
 step "runner: output and exit status come back" status_comes_back

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// Somebody claims, without giving a reason, to hold a folio lock.
+//
+// rule: No type can tell that a lock was left behind to be adopted: who says so has to argue it, in
+// an unsafe block.
+// crate: kernel
+// error: E0133 call to unsafe function
+
+use kernel::mm::folio::{Folio, FolioLock};
+
+pub fn misuse(folio: &Folio) -> Option<FolioLock<'_>> {
+    // mended: folio.try_lock()
+    Some(FolioLock::adopt(folio)) // misuse
+}

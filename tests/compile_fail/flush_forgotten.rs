@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// A flush is announced, and the value that stands for the debt is not kept.
+//
+// rule: What is cleared afterwards is cleared with no flush pending.
+// crate: kernel
+// error: unused_must_use unused `OwedFlush` that must be used
+
+use kernel::mm::{
+    stable::StableVma,
+    tlb::{Flushed, OwedFlush},
+};
+
+pub fn misuse<'v>(vma: &'v StableVma<'v>) -> Flushed<'v> {
+    OwedFlush::begin(vma, vma.start(), vma.end()); // misuse
+    let owed = OwedFlush::begin(vma, vma.start(), vma.end());
+
+    owed.flush()
+}

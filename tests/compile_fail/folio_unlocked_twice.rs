@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// A folio is unlocked twice.
+//
+// rule: The second unlock would end the lock of whoever has taken it in between.
+// crate: kernel
+// error: E0382 use of moved value: `lock`
+
+use kernel::mm::folio::FolioLock;
+
+pub fn misuse(lock: FolioLock<'_>) {
+    drop(lock);
+    drop(lock); // misuse
+}

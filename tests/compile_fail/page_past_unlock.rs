@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// A page is looked at after the table that maps it was unlocked.
+//
+// rule: The mapping keeps the page. Who unlocks the table lets others remove it, and free the page.
+// crate: kernel
+// error: E0505 cannot move out of `table` because it is borrowed
+
+use kernel::mm::pgtable::{Entry, PteTableGuard};
+
+pub fn misuse(mut table: PteTableGuard<'_>) -> Option<bool> {
+    let entry = table.slots().next()?.look();
+
+    drop(table); // misuse
+    match entry {
+        Entry::Page(_, page) => Some(page.is_hwpoison()),
+        _ => None,
+    }
+}

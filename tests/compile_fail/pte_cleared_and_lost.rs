@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// What a PTE mapped is cleared and forgotten.
+//
+// rule: Reference and rmap that a PTE stood for pass to who clears it. Who drops the value leaks
+// the page.
+// crate: kernel
+// error: unused_must_use unused return value of `PteSlot::<'t>::take` that must be used
+
+use kernel::mm::{
+    pgtable::{Pte, PteSlot},
+    tlb::OwedFlush,
+};
+
+pub fn misuse<'t>(slot: &mut PteSlot<'t>, owed: &OwedFlush<'t>) -> Pte {
+    slot.take(owed); // misuse
+    slot.take(owed)
+}
