@@ -31,7 +31,7 @@ const FOLIO_BATCH_SIZE: usize = bindings::FOLIO_BATCH_SIZE as usize;
 /// Number of NUMA nodes that there can be.
 pub const MAX_NUMNODES: usize = bindings::MAX_NUMNODES as usize;
 
-/// A pointer to a folio. Nothing says how long it is valid.
+/// A pointer to a folio. Nothing says how long it is valid: it tells folios apart.
 pub type FolioPtr = NonNull<bindings::folio>;
 
 /// A folio: one page, or a naturally aligned power of two of them.
@@ -54,9 +54,8 @@ impl Folio {
         unsafe { folio.cast().as_ref() }
     }
 
-    /// Returns a raw pointer to the folio.
     #[inline(always)]
-    pub fn as_ptr(&self) -> *mut bindings::folio {
+    fn as_ptr(&self) -> *mut bindings::folio {
         self.0.get()
     }
 
@@ -73,14 +72,14 @@ impl Folio {
         unsafe { bindings::folio_test_large(self.as_ptr()) }
     }
 
-    /// Whether its pages are anonymous memory.
+    /// Whether its pages are anonymous memory. Does not change while they are mapped.
     #[inline(always)]
     pub fn is_anon(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
         unsafe { bindings::folio_test_anon(self.as_ptr()) }
     }
 
-    /// Whether somebody has it locked.
+    /// Whether somebody has it locked, by now or a moment ago.
     #[inline(always)]
     pub fn is_locked(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
@@ -101,7 +100,8 @@ impl Folio {
         unsafe { bindings::folio_is_zone_device(self.as_ptr()) }
     }
 
-    /// Whether more than one process may map it.
+    /// Whether more than one process may map it, by now or a moment ago. For a large folio this is
+    /// a guess that may be too high.
     #[inline(always)]
     pub fn maybe_mapped_shared(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
@@ -161,6 +161,30 @@ impl Folio {
     }
 
     /// Tries to lock the folio.
+    ///
+    /// Returns [`None`] when somebody else has it locked.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; spinlocks may be held. To hold several folio locks is safe only where all but
+    /// the first are had by this.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::mm::folio::PageRef;
+    ///
+    /// /// Marks the folio of a page dirty, unless it is locked.
+    /// fn try_mark_dirty(page: PageRef<'_>) -> bool {
+    ///     match page.folio().try_lock() {
+    ///         Some(lock) => {
+    ///             lock.mark_dirty();
+    ///             true
+    ///         }
+    ///         None => false,
+    ///     }
+    /// }
+    /// ```
     #[inline(always)]
     pub fn try_lock(&self) -> Option<FolioLock<'_>> {
         // SAFETY: By the type invariants this is a folio, and it is referenced.
@@ -174,6 +198,8 @@ impl Folio {
 }
 
 /// The lock of a folio.
+///
+/// Who holds it may sleep. It belongs to no task: what one leaves locked, another may adopt.
 ///
 /// # Invariants
 ///
@@ -193,13 +219,18 @@ impl<'a> FolioLock<'a> {
         Self(folio)
     }
 
-    /// Leaves the folio locked.
+    /// Leaves the folio locked, for [`FolioLock::adopt`]. Who does not adopt it leaves all who want
+    /// the lock waiting, for ever.
     #[inline(always)]
     pub fn leave(self) {
         let _ = ManuallyDrop::new(self);
     }
 
     /// Frees the swap slots of the folio if no swap entry needs them any more.
+    ///
+    /// # Context
+    ///
+    /// Takes locks of the swap cache, which are spinlocks. Does not sleep.
     #[inline(always)]
     pub fn free_swap(&self) {
         if self.0.is_swapcache() {
@@ -209,6 +240,10 @@ impl<'a> FolioLock<'a> {
     }
 
     /// Notes that the folio was written through a mapping that is gone.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep for anonymous memory; page tables may be locked.
     #[inline]
     pub fn mark_dirty(&self) {
         // SAFETY: By the type invariants the folio is locked.
@@ -249,9 +284,8 @@ impl<'a> PageRef<'a> {
         }
     }
 
-    /// Returns a raw pointer to the page.
     #[inline(always)]
-    pub fn as_ptr(self) -> *mut bindings::page {
+    pub(super) fn as_ptr(self) -> *mut bindings::page {
         self.page.as_ptr()
     }
 
@@ -262,7 +296,8 @@ impl<'a> PageRef<'a> {
         unsafe { Folio::from_raw(NonNull::new_unchecked(bindings::page_folio(self.as_ptr()))) }
     }
 
-    /// Whether one process alone maps the page, and may write it in place.
+    /// Whether one process alone maps the page, and may write it in place. Stable while the page
+    /// table that maps it is locked.
     #[inline(always)]
     pub fn is_anon_exclusive(self) -> bool {
         // SAFETY: The page is valid, and that of an anonymous folio.
@@ -366,7 +401,34 @@ impl SmallFolios {
     }
 }
 
-/// References that are dropped together.
+/// References that are dropped together: when the batch is full, and when it is dropped.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::folio::{
+///     FolioPtr,
+///     PutBatch, //
+/// };
+///
+/// /// Drops a reference to each of some folios.
+/// ///
+/// /// # Safety
+/// ///
+/// /// The caller owns these references, and passes them on.
+/// unsafe fn put_all(folios: &[FolioPtr]) {
+///     let mut batch = PutBatch::new();
+///
+///     for folio in folios {
+///         // SAFETY: The caller vouches for it.
+///         unsafe { batch.put(*folio, 1) };
+///     }
+/// }
+///
+/// // Dropping no references is fine.
+/// // SAFETY: There are none.
+/// unsafe { put_all(&[]) };
+/// ```
 ///
 /// # Invariants
 ///
@@ -408,8 +470,12 @@ impl PutBatch {
     }
 
     /// Drops the references.
+    ///
+    /// # Context
+    ///
+    /// Takes LRU and zone locks, which are spinlocks. Does not sleep.
     #[inline(never)]
-    pub fn flush(&mut self) {
+    fn flush(&mut self) {
         // SAFETY: By the type invariants the references are ours. The batch is empty afterwards.
         unsafe { bindings::folios_put_refs(&mut self.batch, self.refs.as_mut_ptr()) };
         self.batch.nr = 0;
@@ -429,6 +495,29 @@ impl Drop for PutBatch {
 }
 
 /// A set of NUMA nodes.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::folio::{
+///     NodeMask,
+///     MAX_NUMNODES, //
+/// };
+///
+/// let mut nodes = NodeMask::empty();
+/// assert!((0..MAX_NUMNODES).all(|nid| !nodes.contains(nid)));
+///
+/// nodes.insert(0);
+/// nodes.insert(MAX_NUMNODES - 1);
+/// assert!(nodes.contains(0) && nodes.contains(MAX_NUMNODES - 1));
+/// assert!(!nodes.contains(1));
+///
+/// // There is no such node.
+/// nodes.insert(usize::MAX);
+/// assert!(!nodes.contains(usize::MAX));
+///
+/// assert!((0..MAX_NUMNODES).any(|nid| NodeMask::online().contains(nid)));
+/// ```
 #[derive(Clone, Copy)]
 pub struct NodeMask(bindings::nodemask_t);
 
@@ -474,15 +563,42 @@ impl NodeMask {
 ///
 /// # Invariants
 ///
-/// `folio` is an order-[`PMD_ORDER`] folio whose only reference is owned.
+/// `folio` is a folio of PMD order whose only reference is owned.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::{
+///     folio::{
+///         HugeFolio,
+///         NodeMask, //
+///     },
+///     pgtable::PTRS_PER_PTE, //
+/// };
+///
+/// let nodes = NodeMask::online();
+/// // There may be no such folio free, and that is no error here.
+/// if let Some(mut folio) = HugeFolio::alloc(GFP_KERNEL, 0, &nodes) {
+///     assert!(nodes.contains(folio.nid()));
+///     assert_eq!(folio.pages_mut().count(), PTRS_PER_PTE);
+///     for page in folio.pages_mut() {
+///         page.clear(0);
+///     }
+///     folio.mark_uptodate();
+/// }
+/// ```
 pub struct HugeFolio {
     folio: FolioPtr,
 }
 
 impl HugeFolio {
-    /// Allocates a folio. Its contents are undefined. May sleep if `gfp` lets it.
+    /// Allocates a folio. Its contents are undefined.
     ///
-    /// `nodes` are those that may serve when `nid` cannot.
+    /// `nodes` are those that may serve when `nid` cannot. Returns [`None`] when none of them can.
+    ///
+    /// # Context
+    ///
+    /// May sleep, reclaim and compact if `gfp` lets it.
     #[inline]
     pub fn alloc(gfp: Flags, nid: usize, nodes: &NodeMask) -> Option<Self> {
         let mut nodes = *nodes;
@@ -501,7 +617,16 @@ impl HugeFolio {
     }
 
     /// Charges the folio to the memory cgroup of `mm`, and prepares what the queue of folios to be
-    /// split needs, since nothing may be allocated when the folio is mapped.
+    /// split needs, since nothing may be allocated when the folio is mapped. To be called once.
+    ///
+    /// # Errors
+    ///
+    /// Says which of the two failed. The folio is good for nothing then but to be dropped, which
+    /// undoes what was done.
+    ///
+    /// # Context
+    ///
+    /// May sleep, and reclaim from the cgroup, if `gfp` lets it.
     #[inline]
     pub fn charge(&self, mm: &MmWithUser, gfp: Flags) -> Result<(), ChargeError> {
         // SAFETY: The folio and the mm are valid, and the folio is not charged yet.
@@ -515,9 +640,8 @@ impl HugeFolio {
         Ok(())
     }
 
-    /// Returns a raw pointer to the folio.
     #[inline]
-    pub fn as_ptr(&self) -> *mut bindings::folio {
+    pub(super) fn as_ptr(&self) -> *mut bindings::folio {
         self.folio.as_ptr()
     }
 
@@ -528,7 +652,7 @@ impl HugeFolio {
         unsafe { Folio::from_raw(self.folio) }.nid()
     }
 
-    /// The pages of the folio.
+    /// The pages of the folio, in the order of their numbers.
     #[inline(always)]
     pub fn pages_mut(&mut self) -> impl Iterator<Item = BlankPage<'_>> {
         let folio = self.folio;
@@ -581,7 +705,15 @@ pub struct BlankPage<'a> {
 pub struct MachineCheck;
 
 impl BlankPage<'_> {
-    /// Copies a page.
+    /// Copies a page that `vma` maps at `addr`.
+    ///
+    /// # Errors
+    ///
+    /// When the memory of `src` is bad. The contents of this page are undefined then.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep. Folios may be locked; 4 KiB take too long for a spinlock.
     ///
     /// # Safety
     ///
@@ -603,7 +735,7 @@ impl BlankPage<'_> {
         Ok(())
     }
 
-    /// Clears the page.
+    /// Clears the page, which is to be mapped at `addr`.
     #[inline(always)]
     pub fn clear(self, addr: usize) {
         // SAFETY: The page is valid and ours.
@@ -612,13 +744,22 @@ impl BlankPage<'_> {
 }
 
 /// Moves what this CPU holds back onto the LRU lists, and drops the references that this takes.
+///
+/// # Context
+///
+/// Takes LRU locks, which are spinlocks. Does not sleep.
 #[inline]
 pub fn lru_add_drain() {
     // SAFETY: May be called from any context that may be preempted.
     unsafe { bindings::lru_add_drain() };
 }
 
-/// The same for all CPUs. Sleeps, and takes long.
+/// The same for all CPUs.
+///
+/// # Context
+///
+/// Sleeps until each CPU has come by, which takes long. No lock that a worker could wait for may be
+/// held.
 #[inline]
 pub fn lru_add_drain_all() {
     // SAFETY: May be called by whoever may sleep.
@@ -626,8 +767,17 @@ pub fn lru_add_drain_all() {
 }
 
 /// Finishes what munlock has put off on this CPU.
+///
+/// # Context
+///
+/// Takes LRU locks, which are spinlocks. Does not sleep.
 #[inline]
 pub fn mlock_drain() {
     // SAFETY: May be called from any context that may be preempted.
     unsafe { bindings::mlock_drain_local() };
 }
+
+static_assert!(size_of::<FolioLock<'_>>() == size_of::<usize>());
+static_assert!(size_of::<PageRef<'_>>() == size_of::<usize>());
+static_assert!(size_of::<BlankPage<'_>>() == size_of::<usize>());
+static_assert!(size_of::<HugeFolio>() == size_of::<usize>());

@@ -7,15 +7,10 @@
 use super::virt::VmaRef;
 use crate::{
     bindings,
+    prelude::*,
     types::Opaque, //
 };
 use core::marker::PhantomData;
-use pin_init::{
-    pin_data,
-    pin_init,
-    pinned_drop,
-    PinInit, //
-};
 
 /// A range whose translations in secondary MMUs are invalid.
 ///
@@ -25,6 +20,22 @@ use pin_init::{
 /// # Invariants
 ///
 /// `range` was initialized, and its start was announced.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::{
+///     mmu_notifier::InvalidateRange,
+///     stable::StableVma, //
+/// };
+///
+/// fn change_all(vma: &StableVma<'_>) {
+///     pin_init::stack_pin_init!(let range = InvalidateRange::clear(vma, vma.start(), vma.end()));
+///
+///     // Here page tables are locked, changed and unlocked again.
+///     let _ = range;
+/// }
+/// ```
 #[pin_data(PinnedDrop)]
 pub struct InvalidateRange<'v> {
     #[pin]
@@ -33,11 +44,11 @@ pub struct InvalidateRange<'v> {
 }
 
 impl<'v> InvalidateRange<'v> {
-    /// Announces that entries of `start..end` will be cleared.
+    /// Announces that entries of `start..end`, in bytes, will be cleared.
     ///
     /// # Context
     ///
-    /// May sleep, here and when it is dropped.
+    /// May sleep, here and when it is dropped: neither then nor now may a spinlock be held.
     pub fn clear(vma: &'v VmaRef, start: usize, end: usize) -> impl PinInit<Self> {
         // INVARIANT: Both are done by the initializer.
         pin_init!(Self {
@@ -62,8 +73,10 @@ impl<'v> InvalidateRange<'v> {
 
 #[pinned_drop]
 impl PinnedDrop for InvalidateRange<'_> {
-    fn drop(self: core::pin::Pin<&mut Self>) {
+    fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariants the start was announced.
         unsafe { bindings::mmu_notifier_invalidate_range_end(self.range.get()) };
     }
 }
+
+static_assert!(size_of::<InvalidateRange<'_>>() == size_of::<bindings::mmu_notifier_range>());

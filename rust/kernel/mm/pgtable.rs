@@ -13,6 +13,11 @@
 //!   written. It ends with the RCU section in which the table cannot be freed.
 //! - A [`NestedTable`] is the same, taken inside the PMD lock; only it can unhook the table.
 //!
+//! Both locks are spinlocks. Types tell as much as this: the guards cannot leave their task, the
+//! VMA that they borrow can neither be given up nor be faulted in while one of them lives, and
+//! nothing that was found under a lock outlives it. They do not tell that no memory is allocated
+//! meanwhile: whoever can name GFP_KERNEL can do that, and CONFIG_DEBUG_ATOMIC_SLEEP finds it.
+//!
 //! C headers: [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h),
 //! [`include/linux/leafops.h`](srctree/include/linux/leafops.h)
 
@@ -30,6 +35,7 @@ use super::{
 };
 use crate::{
     bindings,
+    prelude::*,
     types::NotThreadSafe, //
 };
 use core::{
@@ -45,7 +51,7 @@ pub const PMD_SIZE: usize = bindings::PMD_SIZE;
 /// Bytes that one PMD table maps.
 pub const PUD_SIZE: usize = bindings::PUD_SIZE;
 /// Order of a folio that one PMD entry maps.
-pub const PMD_ORDER: u32 = bindings::PMD_ORDER;
+pub(super) const PMD_ORDER: u32 = bindings::PMD_ORDER;
 
 /// What kind of software-defined leaf entry a non-present PTE is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +68,7 @@ pub enum Leaf {
     Marker,
 }
 
-/// The value of a page table entry.
+/// The value of a page table entry: what it was when it was read.
 ///
 /// # Examples
 ///
@@ -70,8 +76,11 @@ pub enum Leaf {
 /// use kernel::mm::pgtable::Pte;
 ///
 /// let pte = Pte::NONE;
+///
 /// assert!(pte.is_none());
-/// assert!(!pte.is_present());
+/// assert!(!pte.is_dirty());
+/// assert!(!pte.is_zero_page());
+/// assert!(pte.leaf().is_none());
 /// assert!(pte.migration_pfn().is_none());
 /// assert!(pte == Pte::NONE);
 /// ```
@@ -92,10 +101,10 @@ impl Eq for Pte {}
 unsafe impl pin_init::Zeroable for Pte {}
 
 macro_rules! pte_predicates {
-    ($($(#[$doc:meta])* $name:ident => $c:ident;)*) => {$(
+    ($($(#[$doc:meta])* $vis:vis $name:ident => $c:ident;)*) => {$(
         $(#[$doc])*
         #[inline(always)]
-        pub fn $name(self) -> bool {
+        $vis fn $name(self) -> bool {
             // SAFETY: The function looks at the value that it is passed and at nothing else.
             unsafe { bindings::$c(self.0) }
         }
@@ -108,7 +117,7 @@ impl Pte {
 
     pte_predicates! {
         /// Nothing is mapped.
-        is_none => pte_none;
+        pub is_none => pte_none;
         /// A page is mapped, be it accessible or not.
         is_present => pte_present;
         /// The mapping is writable.
@@ -116,13 +125,15 @@ impl Pte {
         /// The mapping was used lately.
         is_young => pte_young;
         /// The mapping was written through.
-        is_dirty => pte_dirty;
+        pub is_dirty => pte_dirty;
         /// Written since the last clear_refs.
         is_soft_dirty => pte_soft_dirty;
+        /// Maps something that is not refcounted: a shared zero page, or what a driver inserted.
+        is_special => pte_special;
         /// userfaultfd tracks accesses through this mapping.
-        is_uffd => pte_uffd;
+        pub is_uffd => pte_uffd;
         /// For a non-present entry: userfaultfd tracks the page.
-        is_swp_uffd_any => pte_swp_uffd_any;
+        pub is_swp_uffd_any => pte_swp_uffd_any;
     }
 
     #[inline(always)]
@@ -151,7 +162,7 @@ impl Pte {
         }
     }
 
-    /// The page frame number of a migration entry.
+    /// The page frame number of a migration entry, or [`None`] for any other.
     #[inline]
     pub fn migration_pfn(self) -> Option<usize> {
         if self.leaf() != Some(Leaf::Migration) {
@@ -161,26 +172,18 @@ impl Pte {
         Some(unsafe { bindings::softleaf_to_pfn(bindings::softleaf_from_pte(self.0)) })
     }
 
-    /// The page frame number of a present entry.
+    /// The page frame number of a present entry. It means nothing for any other.
     #[inline(always)]
     pub fn pfn(self) -> usize {
         // SAFETY: The function looks at the value that it is passed and at nothing else.
         unsafe { bindings::pte_pfn(self.0) }
     }
 
-    /// Whether this present entry maps a shared zero page.
+    /// Whether this entry maps a shared zero page.
     #[inline(always)]
     pub fn is_zero_page(self) -> bool {
         // SAFETY: The function compares its argument with the frames that were set aside at boot.
         self.is_present() && unsafe { bindings::is_zero_pfn(self.pfn()) }
-    }
-
-    /// Whether this present entry maps something that is not refcounted: a shared zero page, or
-    /// what a driver inserted.
-    #[inline(always)]
-    pub fn is_special(self) -> bool {
-        // SAFETY: The function looks at the value that it is passed and at nothing else.
-        unsafe { bindings::pte_special(self.0) }
     }
 
     /// The migration entry that says of this present entry's page what this entry says: whether it
@@ -216,7 +219,7 @@ impl Pte {
     /// The present entry that a migration entry stands for, built from nothing but the migration
     /// entry, as the end of a page migration builds it.
     ///
-    /// `page` is the page whose number the entry holds.
+    /// `page` is the page whose number the entry holds, `vma` the one that the entry serves.
     pub fn from_migration(self, page: PageRef<'_>, vma: &VmaRef) -> Pte {
         // SAFETY: `vma` is stable, hence its page protection is, and the other functions compute
         // with values.
@@ -249,7 +252,7 @@ impl Pte {
     }
 }
 
-/// The value of a PMD entry.
+/// The value of a PMD entry: what it was when it was read.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Pmd(bindings::pmd_t);
@@ -297,6 +300,23 @@ impl Pmd {
 ///   while `vma` is stable: page tables above the PTE level are only freed once their VMAs are
 ///   detached.
 /// - `addr` is aligned to [`PMD_SIZE`], and `vma` spans `addr..addr + PMD_SIZE`.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::{
+///     pgtable::PmdKind,
+///     stable::Stability,
+///     MmWithUser, //
+/// };
+///
+/// /// Whether a huge page is mapped at `addr`, by now or a moment ago.
+/// fn is_huge(mm: &MmWithUser, addr: usize) -> Result<bool> {
+///     let vma = mm.find_stable_vma(addr, Stability::Vma)?.ok_or(ENOMEM)?;
+///
+///     Ok(vma.pmd(addr).is_some_and(|slot| slot.read().kind() == PmdKind::Huge))
+/// }
+/// ```
 #[derive(Clone, Copy)]
 pub struct PmdSlot<'v> {
     pmdp: *mut bindings::pmd_t,
@@ -319,6 +339,10 @@ impl VmaRef {
     ///
     /// Returns [`None`] when there is no such window in this VMA, see [`VmaRef::has_window`], or
     /// when there is no PMD table.
+    ///
+    /// # Context
+    ///
+    /// Takes no lock and does not sleep.
     #[inline]
     pub fn pmd(&self, addr: usize) -> Option<PmdSlot<'_>> {
         if !self.has_window(addr) {
@@ -372,12 +396,14 @@ impl<'v> PmdSlot<'v> {
         self.pmdp
     }
 
-    /// Maps and locks the PTE table, if there is one.
+    /// Maps and locks the PTE table.
+    ///
+    /// Returns [`None`] if there is none, be it that the entry is empty or that it maps a huge page.
     ///
     /// # Context
     ///
     /// Takes the PTE table lock, a spinlock, and enters an RCU section: nothing may sleep until the
-    /// guard is gone.
+    /// guard is gone. Folio locks may be held; another PTE table's lock may not.
     #[inline]
     pub fn lock_table(&self) -> Option<PteTableGuard<'v>> {
         let mut ptl = ptr::null_mut();
@@ -404,7 +430,8 @@ impl<'v> PmdSlot<'v> {
     ///
     /// # Context
     ///
-    /// A spinlock, outside of the PTE table locks.
+    /// Takes a spinlock: nothing may sleep until the guard is gone. No PTE table may be locked: that
+    /// is done inside, with [`PmdGuard::lock_table`].
     #[inline]
     pub fn lock(&self) -> PmdGuard<'v> {
         // SAFETY: By the type invariants the PMD entry is valid and lies in `mm`'s page table.
@@ -429,6 +456,27 @@ impl<'v> PmdSlot<'v> {
 ///   guard owns, of the table that serves `addr` in the address space of `vma`.
 /// - The table's lock is held: by this guard, or, where `ptl` is null, by a [`PmdGuard`] that
 ///   outlives it and is the same lock.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::pgtable::{
+///     Entry,
+///     PmdSlot, //
+/// };
+///
+/// /// How many pages of a window are mapped and were written to.
+/// fn dirty(window: PmdSlot<'_>) -> usize {
+///     let Some(mut table) = window.lock_table() else {
+///         return 0;
+///     };
+///
+///     table
+///         .slots()
+///         .filter(|slot| matches!(slot.look(), Entry::Page(pte, _) if pte.is_dirty()))
+///         .count()
+/// }
+/// ```
 #[must_use = "the PTE table is unlocked when the guard is dropped"]
 pub struct PteTableGuard<'v> {
     ptep: *mut bindings::pte_t,
@@ -466,7 +514,8 @@ impl Drop for PteTableGuard<'_> {
     }
 }
 
-/// What a slot of a locked PTE table holds.
+/// What a slot of a locked PTE table holds. It is true until somebody writes the slot, and that
+/// takes the lock.
 pub enum Entry<'t> {
     /// Nothing.
     None,
@@ -541,7 +590,8 @@ impl<'t> PteSlot<'t> {
         Pte(unsafe { bindings::ptep_get_and_clear(self.vma.mm().as_raw(), self.addr, self.ptep) })
     }
 
-    /// Removes the mapping of a shared zero page, if the slot holds one.
+    /// Removes the mapping of a shared zero page, if the slot holds one. `owed` is to hold its
+    /// address.
     #[inline]
     pub fn drop_zero_page(&mut self, owed: &OwedFlush<'_>) {
         if self.read().is_zero_page() {
@@ -581,7 +631,7 @@ pub struct PmdGuard<'v> {
 }
 
 impl<'v> PmdGuard<'v> {
-    /// Whether this lock is the one of `slot`.
+    /// Whether this lock is the one of `slot`: whether both lie in one PMD table.
     #[inline]
     pub fn covers(&self, slot: &PmdSlot<'v>) -> bool {
         // SAFETY: By the type invariants of `PmdSlot` the PMD entry is valid.
@@ -593,6 +643,10 @@ impl<'v> PmdGuard<'v> {
     /// Maps and locks the PTE table of `slot` inside the PMD lock.
     ///
     /// Returns [`None`] when this is not the lock of `slot`, or `slot` has no PTE table.
+    ///
+    /// # Context
+    ///
+    /// Takes one more spinlock, and enters an RCU section.
     #[inline]
     pub fn lock_table(&mut self, slot: PmdSlot<'v>) -> Option<NestedTable<'_, 'v>> {
         if !self.covers(&slot) || slot.read().kind() != PmdKind::Table {
@@ -616,7 +670,7 @@ impl<'v> PmdGuard<'v> {
         }
 
         Some(NestedTable {
-            // INVARIANT: The table was mapped and locked just now. The PMD entry did not change
+            // INVARIANT: Both: the table was mapped and locked just now. The PMD entry did not change
             // in between, since we hold its lock.
             table: PteTableGuard {
                 ptep,
@@ -630,10 +684,52 @@ impl<'v> PmdGuard<'v> {
         })
     }
 
-    /// Maps `folio` at `unhooked`, with `table` deposited for the day it is split.
+    /// Maps `folio`, which is uptodate and charged, at `unhooked`, with `table` deposited for the day
+    /// it is split. Returns the table that was there before.
+    ///
+    /// `flushed` says that the translations are gone that the table gave.
     ///
     /// Accounts nothing but the folio's own rmap and LRU: what the folio adds to the mm's rss is
     /// for the caller to know.
+    ///
+    /// # Examples
+    ///
+    /// What must come before is asked for by the arguments:
+    ///
+    /// ```
+    /// use kernel::mm::{
+    ///     folio::HugeFolio,
+    ///     pgtable::{
+    ///         DetachedTable,
+    ///         PmdSlot,
+    ///         PteTable,
+    ///         PMD_SIZE, //
+    ///     },
+    ///     tlb::OwedFlush, //
+    /// };
+    ///
+    /// /// Maps `folio` in the place of a table.
+    /// ///
+    /// /// # Safety
+    /// ///
+    /// /// No entry of the table is present, and nobody makes one present.
+    /// unsafe fn replace<'v>(
+    ///     window: PmdSlot<'v>,
+    ///     folio: HugeFolio,
+    ///     deposit: PteTable<'v>,
+    /// ) -> Option<DetachedTable<'v>> {
+    ///     let addr = window.addr();
+    ///     let owed = OwedFlush::begin(window.vma(), addr, addr.wrapping_add(PMD_SIZE));
+    ///     let mut pmd = window.lock();
+    ///     let table = pmd.lock_table(window)?;
+    ///
+    ///     // SAFETY: The caller vouches for the entries, and the PMD lock is held until the end.
+    ///     let unhooked = unsafe { table.unhook(&folio, &owed) };
+    ///     let flushed = owed.flush();
+    ///
+    ///     Some(pmd.map_huge(unhooked, folio, deposit, &flushed))
+    /// }
+    /// ```
     #[inline]
     pub fn map_huge(
         &mut self,
@@ -672,6 +768,11 @@ impl Drop for PmdGuard<'_> {
 }
 
 /// A locked PTE table inside the PMD lock.
+///
+/// # Invariants
+///
+/// The PMD lock is held and `table` is the table that the PMD entry of `slot` maps.
+#[must_use = "the PTE table is unlocked when the guard is dropped"]
 pub struct NestedTable<'g, 'v> {
     table: PteTableGuard<'v>,
     slot: PmdSlot<'v>,
@@ -725,7 +826,8 @@ impl<'v> NestedTable<'_, 'v> {
     }
 }
 
-/// A window whose PTE table was unhooked and that is not mapped again yet.
+/// A window whose PTE table was unhooked and that is not mapped again yet. To all others it looks
+/// like a huge page that is being split.
 #[must_use = "the window is inaccessible until it is mapped"]
 pub struct Unhooked<'v> {
     slot: PmdSlot<'v>,
@@ -749,6 +851,7 @@ impl<'v> Unhooked<'v> {
 /// # Invariants
 ///
 /// `table` is owned, and no page table refers to it.
+#[must_use = "the table is freed when this is dropped: say when"]
 pub struct DetachedTable<'v> {
     table: bindings::pgtable_t,
     vma: &'v VmaRef,
@@ -757,6 +860,10 @@ pub struct DetachedTable<'v> {
 impl DetachedTable<'_> {
     /// Takes the lock of the table. Nobody contends for it for long: who finds the table without a
     /// lock, locks it, sees that it is gone and lets go.
+    ///
+    /// # Context
+    ///
+    /// Takes a spinlock: nothing may sleep until the guard is gone.
     #[inline]
     pub fn lock(&self) -> DetachedGuard<'_> {
         // SAFETY: By the type invariants the table is alive; the lock lives in its descriptor.
@@ -806,13 +913,36 @@ impl Drop for DetachedGuard<'_> {
 /// # Invariants
 ///
 /// `table` is owned and was never hooked into a page table.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::{
+///     pgtable::PteTable,
+///     MmWithUser, //
+/// };
+///
+/// /// Allocates before any lock is taken what cannot be allocated under one.
+/// fn prepare(mm: &MmWithUser) -> Result<[PteTable<'_>; 2]> {
+///     Ok([
+///         PteTable::alloc(mm).ok_or(ENOMEM)?,
+///         PteTable::alloc(mm).ok_or(ENOMEM)?,
+///     ])
+/// }
+/// ```
 pub struct PteTable<'m> {
     table: bindings::pgtable_t,
     mm: &'m MmWithUser,
 }
 
 impl<'m> PteTable<'m> {
-    /// Allocates a table, accounted to the caller's memory cgroup. May sleep.
+    /// Allocates a table, accounted to the caller's memory cgroup.
+    ///
+    /// Returns [`None`] when there is no memory, or the memory cgroup is at its limit.
+    ///
+    /// # Context
+    ///
+    /// May sleep: it allocates with GFP_KERNEL.
     #[inline]
     pub fn alloc(mm: &'m MmWithUser) -> Option<Self> {
         // SAFETY: `mm` is valid.
@@ -836,5 +966,160 @@ impl Drop for PteTable<'_> {
     fn drop(&mut self) {
         // SAFETY: By the type invariants the table is ours and nobody walks it.
         unsafe { bindings::pte_free(self.mm.as_raw(), self.table) };
+    }
+}
+
+// Guards and slots hold what C would keep in local variables, and nothing else.
+const WORD: usize = size_of::<usize>();
+static_assert!(size_of::<Pte>() == size_of::<bindings::pte_t>());
+static_assert!(size_of::<Pmd>() == size_of::<bindings::pmd_t>());
+static_assert!(size_of::<PmdSlot<'_>>() == 3 * WORD);
+static_assert!(size_of::<PteTableGuard<'_>>() == 4 * WORD);
+static_assert!(size_of::<PteSlot<'_>>() == 3 * WORD);
+static_assert!(size_of::<PmdGuard<'_>>() == WORD);
+static_assert!(
+    size_of::<NestedTable<'_, '_>>() == size_of::<PteTableGuard<'_>>() + size_of::<PmdSlot<'_>>()
+);
+static_assert!(
+    size_of::<Unhooked<'_>>() == size_of::<PmdSlot<'_>>() + size_of::<DetachedTable<'_>>()
+);
+static_assert!(size_of::<DetachedTable<'_>>() == 2 * WORD);
+static_assert!(size_of::<DetachedGuard<'_>>() == WORD);
+static_assert!(size_of::<PteTable<'_>>() == 2 * WORD);
+
+#[cfg(CONFIG_X86_64)]
+#[kunit_tests(rust_mm_pgtable)]
+mod tests {
+    use super::*;
+
+    // Below the kernel's image, and so no zero page.
+    const PFN: usize = 0x9b;
+    const PRESENT: usize = 1 << bindings::_PAGE_BIT_PRESENT;
+    const WRITE: usize = 1 << bindings::_PAGE_BIT_RW;
+    const USER: usize = 1 << bindings::_PAGE_BIT_USER;
+    const YOUNG: usize = 1 << bindings::_PAGE_BIT_ACCESSED;
+    const DIRTY: usize = 1 << bindings::_PAGE_BIT_DIRTY;
+    const HUGE: usize = 1 << bindings::_PAGE_BIT_PSE;
+    const SPECIAL: usize = 1 << bindings::_PAGE_BIT_SPECIAL;
+    const SOFT_DIRTY: usize = 1 << bindings::_PAGE_BIT_SOFT_DIRTY;
+
+    /// An entry that maps page [`PFN`].
+    fn mapped(bits: usize) -> Pte {
+        Pte::from_raw(bindings::pte_t {
+            pte: PFN << bindings::PAGE_SHIFT | PRESENT | USER | bits,
+        })
+    }
+
+    fn pmd(bits: usize) -> Pmd {
+        Pmd(bindings::pmd_t {
+            pmd: PFN << bindings::PAGE_SHIFT | bits,
+        })
+    }
+
+    fn softleaf(pte: Pte) -> bindings::softleaf_t {
+        // SAFETY: The function computes with a value.
+        unsafe { bindings::softleaf_from_pte(pte.0) }
+    }
+
+    fn migration_type(pte: Pte) -> bindings::softleaf_type {
+        // SAFETY: The function computes with a value.
+        unsafe { bindings::softleaf_type(softleaf(pte)) }
+    }
+
+    #[test]
+    fn a_mapping_is_present_and_no_leaf() {
+        let pte = mapped(0);
+
+        assert!(pte.is_present() && !pte.is_none());
+        assert!(!pte.is_write() && !pte.is_young() && !pte.is_dirty());
+        assert!(!pte.is_soft_dirty() && !pte.is_special());
+        assert!(!pte.is_zero_page());
+        assert_eq!(pte.pfn(), PFN);
+        assert_eq!(pte.leaf(), None);
+        assert_eq!(pte.migration_pfn(), None);
+    }
+
+    #[test]
+    fn each_bit_has_its_predicate() {
+        assert!(mapped(WRITE).is_write() && !mapped(YOUNG | DIRTY).is_write());
+        assert!(mapped(YOUNG).is_young() && !mapped(WRITE | DIRTY).is_young());
+        assert!(mapped(DIRTY).is_dirty() && !mapped(WRITE | YOUNG).is_dirty());
+        assert!(mapped(SPECIAL).is_special() && !mapped(WRITE | YOUNG | DIRTY).is_special());
+        assert!(mapped(WRITE) != mapped(0) && mapped(WRITE) == mapped(WRITE));
+        // Special, but no zero page.
+        assert!(!mapped(SPECIAL).is_zero_page());
+    }
+
+    #[test]
+    fn a_migration_entry_names_the_page_and_is_not_present() {
+        for exclusive in [false, true] {
+            for bits in [0, WRITE, YOUNG, DIRTY, SOFT_DIRTY, WRITE | YOUNG | DIRTY] {
+                let entry = mapped(bits).to_migration(exclusive);
+
+                assert!(!entry.is_present() && !entry.is_none());
+                assert_eq!(entry.leaf(), Some(Leaf::Migration));
+                assert_eq!(entry.migration_pfn(), Some(PFN));
+                assert!(!entry.is_swp_uffd_any());
+            }
+        }
+    }
+
+    #[test]
+    fn a_migration_entry_says_who_may_write() {
+        let write = bindings::softleaf_type_SOFTLEAF_MIGRATION_WRITE;
+        let exclusive = bindings::softleaf_type_SOFTLEAF_MIGRATION_READ_EXCLUSIVE;
+        let read = bindings::softleaf_type_SOFTLEAF_MIGRATION_READ;
+
+        assert_eq!(migration_type(mapped(WRITE).to_migration(true)), write);
+        assert_eq!(migration_type(mapped(0).to_migration(true)), exclusive);
+        assert_eq!(migration_type(mapped(0).to_migration(false)), read);
+    }
+
+    #[test]
+    fn a_migration_entry_keeps_young_dirty_and_soft_dirty() {
+        for bits in [0, YOUNG, DIRTY, SOFT_DIRTY, YOUNG | DIRTY | SOFT_DIRTY] {
+            let pte = mapped(bits);
+            let entry = pte.to_migration(false);
+            // SAFETY: These functions look at the value that they are passed and at nothing else.
+            let (young, dirty, soft_dirty) = unsafe {
+                (
+                    bindings::softleaf_is_migration_young(softleaf(entry)),
+                    bindings::softleaf_is_migration_dirty(softleaf(entry)),
+                    bindings::pte_swp_soft_dirty(entry.0),
+                )
+            };
+
+            // Where addresses leave no room for the first two, the entry is neither.
+            let room = mapped(YOUNG).to_migration(false) != mapped(0).to_migration(false);
+            assert_eq!(young, room && pte.is_young());
+            assert_eq!(dirty, room && pte.is_dirty());
+            assert_eq!(soft_dirty, pte.is_soft_dirty());
+        }
+    }
+
+    #[test]
+    fn a_swap_entry_is_no_migration_entry() {
+        // Of the first swap device, and so of type 0.
+        let swapped = bindings::softleaf_t { val: PFN };
+        // SAFETY: The function computes with a value.
+        let pte = Pte::from_raw(unsafe { bindings::softleaf_to_pte(swapped) });
+
+        assert!(!pte.is_present() && !pte.is_none());
+        assert_eq!(pte.leaf(), Some(Leaf::Swap));
+        assert_eq!(pte.migration_pfn(), None);
+    }
+
+    #[test]
+    fn a_pmd_is_nothing_a_table_or_huge() {
+        let table = PRESENT | WRITE | USER | YOUNG | DIRTY;
+
+        assert_eq!(Pmd(bindings::pmd_t { pmd: 0 }).kind(), PmdKind::None);
+        assert_eq!(pmd(table).kind(), PmdKind::Table);
+        assert_eq!(pmd(table | HUGE).kind(), PmdKind::Huge);
+        // What stands in for a table that was unhooked must not look like a hole.
+        assert_eq!(pmd((table | HUGE) & !PRESENT).kind(), PmdKind::Huge);
+        // What has lost a bit that every table's entry has is nothing to walk.
+        assert_eq!(pmd(table & !YOUNG).kind(), PmdKind::Table);
+        assert_eq!(pmd(table & !DIRTY).kind(), PmdKind::None);
     }
 }

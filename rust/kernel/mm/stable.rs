@@ -19,10 +19,7 @@ use super::{
 };
 use crate::{
     bindings,
-    error::{
-        code::EINTR,
-        Result, //
-    },
+    prelude::*,
     types::NotThreadSafe, //
 };
 use core::{
@@ -43,7 +40,27 @@ pub enum Stability {
     Mmap,
 }
 
-/// A VMA that is stable.
+/// A VMA that is stable: neither changed nor freed, and the page tables above the PTE level that
+/// serve it are not freed either.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::{
+///     stable::Stability,
+///     MmWithUser, //
+/// };
+///
+/// /// How many bytes from `addr` on are mapped by one VMA.
+/// fn mapped_from(mm: &MmWithUser, addr: usize) -> Result<usize> {
+///     let vma = mm.find_stable_vma(addr, Stability::Vma)?.ok_or(ENOMEM)?;
+///
+///     if vma.start() > addr {
+///         return Err(ENOMEM);
+///     }
+///     Ok(vma.end() - addr)
+/// }
+/// ```
 #[must_use = "the VMA is unlocked when the guard is dropped"]
 pub struct StableVma<'mm> {
     hold: Hold<'mm>,
@@ -71,13 +88,16 @@ impl Deref for StableVma<'_> {
 impl MmWithUser {
     /// Finds the first VMA that ends above `addr`, and keeps it stable. It may begin above `addr`.
     ///
+    /// Returns [`None`] when there is none. Asked for the VMA lock, this may return a VMA under the
+    /// mmap read lock instead, where the VMA lock cannot be had.
+    ///
     /// # Errors
     ///
     /// `EINTR` when a fatal signal came while waiting for mmap_lock.
     ///
     /// # Context
     ///
-    /// May sleep.
+    /// May sleep. Neither mmap_lock nor a VMA lock of this mm may be held.
     pub fn find_stable_vma(&self, addr: usize, how: Stability) -> Result<Option<StableVma<'_>>> {
         if how == Stability::Vma {
             if let Some(vma) = self.lock_vma_under_rcu(addr) {
@@ -120,7 +140,7 @@ impl MmWithUser {
     }
 }
 
-/// How a page is swapped in, and what became of the lock.
+/// How a page was swapped in, and what became of the lock.
 pub enum SwapIn<'mm> {
     /// The slot needs nothing (any more).
     Present(StableVma<'mm>),
@@ -133,7 +153,7 @@ pub enum SwapIn<'mm> {
 }
 
 impl<'mm> StableVma<'mm> {
-    /// Whether somebody waits for the lock that this holds.
+    /// Whether somebody waits for the lock that this holds. The answer may be late.
     #[inline]
     pub fn is_contended(&self) -> bool {
         match &self.hold {
@@ -149,12 +169,30 @@ impl<'mm> StableVma<'mm> {
         }
     }
 
-    /// Brings in the page that was swapped out of the `nr`th slot of a window, or waits for one
-    /// that is being moved, as a read fault would.
+    /// Brings in the page that was swapped out of the `nr`th slot of the window at the address
+    /// `window`, or waits for one that is being moved, as a read fault would.
     ///
     /// # Context
     ///
-    /// May sleep, and may give up the lock.
+    /// May sleep and may give up the lock, for which reason it takes the VMA by value: neither
+    /// page tables of it nor folios may be locked. Nothing that was found in the VMA lives on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::mm::stable::{
+    ///     StableVma,
+    ///     SwapIn, //
+    /// };
+    ///
+    /// /// The VMA, if it is stable still when its page is there.
+    /// fn first_page(vma: StableVma<'_>, window: usize) -> Option<StableVma<'_>> {
+    ///     match vma.swap_in(window, 0) {
+    ///         SwapIn::Done(vma) => Some(vma),
+    ///         SwapIn::Failed(_) | SwapIn::Unlocked => None,
+    ///     }
+    /// }
+    /// ```
     pub fn swap_in(self, window: usize, nr: usize) -> SwapIn<'mm> {
         let (pmdp, addr) = match self.pmd(window) {
             Some(slot) => (
@@ -224,3 +262,6 @@ const VM_FAULT_ERROR: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_
     | bindings::vm_fault_reason_VM_FAULT_HWPOISON
     | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE
     | bindings::vm_fault_reason_VM_FAULT_FALLBACK;
+
+// The mmap lock's guard and the VMA. Which lock it is takes no room.
+static_assert!(size_of::<StableVma<'_>>() == 2 * size_of::<usize>());

@@ -20,7 +20,11 @@ pub enum CollapseEvent {
     ExceedShared,
 }
 
-/// Counts an event.
+/// Counts an event, in /proc/vmstat and for folios of PMD order.
+///
+/// # Context
+///
+/// Any.
 pub fn count(event: CollapseEvent) {
     let (vm, mthp) = match event {
         CollapseEvent::Alloc => (
@@ -53,7 +57,7 @@ pub fn count(event: CollapseEvent) {
 }
 
 impl HugeFolio {
-    /// Counts the folio as a collapse's, for the memory cgroup that it is charged to.
+    /// Counts the folio as a collapse's, for the memory cgroup that it is charged to: if any.
     pub fn count_memcg_alloc(&self) {
         // SAFETY: The folio is valid.
         unsafe {
@@ -67,7 +71,11 @@ impl HugeFolio {
 }
 
 impl VmaRef {
-    /// Adds `pages` pages to the rss of this VMA's address space, as anonymous memory.
+    /// Adds `pages` base pages to the rss of this VMA's address space, as anonymous memory.
+    ///
+    /// # Context
+    ///
+    /// Any; a page table may be locked.
     #[inline]
     pub fn add_anon_rss(&self, pages: usize) {
         // SAFETY: The mm is valid. CAST: No address space has that many pages.

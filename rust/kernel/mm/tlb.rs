@@ -7,7 +7,10 @@
 //! debt is a value here: it can be paid or shown to be void, but not forgotten.
 
 use super::virt::VmaRef;
-use crate::bindings;
+use crate::{
+    bindings,
+    prelude::*, //
+};
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop, //
@@ -18,7 +21,38 @@ use core::{
 /// While this exists, the mm is marked as having a flush pending, so that a concurrent zap that
 /// finds an entry gone flushes for itself before it returns.
 ///
-/// Dropping it flushes.
+/// So a debt cannot be left: what changes entries asks to see it, and to drop it flushes. What must
+/// not be done before the flush asks for [`Flushed`]. That the range holds what was changed is for
+/// the caller to see to.
+///
+/// # Invariants
+///
+/// The mm of `vma` is marked as having a flush pending, once for this value.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::{
+///     pgtable::{
+///         Pte,
+///         PteTableGuard, //
+///     },
+///     tlb::{
+///         Flushed,
+///         OwedFlush, //
+///     }, //
+/// };
+///
+/// /// Clears the first entry of a locked table, and flushes. What the entry mapped is the caller's.
+/// fn clear_first<'v>(
+///     table: &mut PteTableGuard<'v>,
+///     owed: OwedFlush<'v>,
+/// ) -> Option<(Pte, Flushed<'v>)> {
+///     let pte = table.slots().next()?.take(&owed);
+///
+///     Some((pte, owed.flush()))
+/// }
+/// ```
 #[must_use = "the flush happens when this is dropped: say when"]
 pub struct OwedFlush<'v> {
     vma: &'v VmaRef,
@@ -26,34 +60,43 @@ pub struct OwedFlush<'v> {
     end: usize,
 }
 
-/// Proof that a range was flushed.
+/// Proof that a flush that was owed in a VMA was made.
 pub struct Flushed<'v>(PhantomData<&'v VmaRef>);
 
 impl<'v> OwedFlush<'v> {
-    /// Announces that entries of `start..end` will be changed. To be called before the first page
-    /// table lock is taken.
+    /// Announces that entries of `start..end`, in bytes, will be changed.
+    ///
+    /// # Context
+    ///
+    /// To be called before the first page table lock is taken: who takes that lock after us is to
+    /// see what we announce. Does not sleep.
     #[inline]
     pub fn begin(vma: &'v VmaRef, start: usize, end: usize) -> Self {
         // SAFETY: The mm is valid as long as its VMA is stable.
         unsafe { bindings::inc_tlb_flush_pending(vma.mm().as_raw()) };
+        // INVARIANT: Marked just now.
         Self { vma, start, end }
     }
 
     /// Flushes the range, from the TLBs of all CPUs and from their caches of the upper levels.
     ///
-    /// May be called with spinlocks held, but with interrupts enabled.
+    /// # Context
+    ///
+    /// May be called with spinlocks held, but with interrupts enabled. Does not sleep.
     #[inline]
     pub fn flush(self) -> Flushed<'v> {
         drop(self);
         Flushed(PhantomData)
     }
 
-    /// Goes without the flush, because every entry that was changed is as it was before.
+    /// Goes without the flush, because every entry that was changed is as it was before, and the
+    /// lock of its table was not given up in between.
     #[inline]
     pub fn void(self) {
         let this = ManuallyDrop::new(self);
 
-        // SAFETY: Undoes `begin()`.
+        // SAFETY: The mm is valid as long as its VMA is stable. By the type invariants it is marked
+        // for us.
         unsafe { bindings::dec_tlb_flush_pending(this.vma.mm().as_raw()) };
     }
 }
@@ -61,10 +104,14 @@ impl<'v> OwedFlush<'v> {
 impl Drop for OwedFlush<'_> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: The VMA is stable and its mm valid; the decrement undoes `begin()`.
+        // SAFETY: The VMA is stable and its mm valid, which by the type invariants is marked for us.
         unsafe {
             bindings::flush_tlb_range(self.vma.as_ptr(), self.start, self.end);
             bindings::dec_tlb_flush_pending(self.vma.mm().as_raw());
         }
     }
 }
+
+// A range and its VMA; and a proof that takes no room.
+static_assert!(size_of::<OwedFlush<'_>>() == 3 * size_of::<usize>());
+static_assert!(size_of::<Flushed<'_>>() == 0);

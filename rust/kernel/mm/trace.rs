@@ -136,7 +136,11 @@ mod points {
     }
 }
 
-/// A window was scanned.
+/// A window was scanned: `none_or_zero` and `swapped` count its PTEs.
+///
+/// # Context
+///
+/// Any, here and below. Costs one test of a flag while nobody traces.
 #[inline(always)]
 pub fn scanned(mm: &MmWithUser, none_or_zero: usize, swapped: usize, result: ScanResult) {
     // SAFETY: The mm is valid. CAST: A window has 512 pages.
