@@ -4,8 +4,8 @@
 
 use crate::{
     control::{
-        Control,
-        Kit, //
+        Kit,
+        Spare, //
     },
     copy::Copied,
     entry::{
@@ -107,8 +107,9 @@ impl<'v, 'mm> Window<'v, 'mm> {
 ///
 /// Returns whether somebody waited for the lock.
 pub(crate) fn run<'mm>(
-    control: &mut Control<'mm>,
+    spare: &mut Spare<'mm>,
     vma: &StableVma<'mm>,
+    limits: Limits,
     ready: KVec<Ready<'mm>>,
     mut leave: impl FnMut(Attempt, Verdict),
 ) -> bool {
@@ -121,7 +122,7 @@ pub(crate) fn run<'mm>(
     let Ok(mut windows) = KVec::with_capacity(ready.len(), GFP_KERNEL) else {
         for Ready { window, kit } in ready {
             leave(window, Verdict::Refused(Refusal::NoMemory));
-            control.keep(kit);
+            spare.keep(kit);
         }
         return false;
     };
@@ -135,11 +136,11 @@ pub(crate) fn run<'mm>(
 
     let batch = Batch {
         vma,
-        limits: control.policy.limits_in(vma),
+        limits,
         start: first,
         end: last.saturating_add(PMD_SIZE),
     };
-    let contended = batch.collapse(control, &mut windows);
+    let contended = batch.collapse(spare, &mut windows);
 
     for window in windows {
         // All of them have left.
@@ -159,11 +160,7 @@ struct Batch<'v> {
 }
 
 impl<'v> Batch<'v> {
-    fn collapse<'mm: 'v>(
-        &self,
-        control: &mut Control<'mm>,
-        windows: &mut [Window<'v, 'mm>],
-    ) -> bool {
+    fn collapse<'mm: 'v>(&self, spare: &mut Spare<'mm>, windows: &mut [Window<'v, 'mm>]) -> bool {
         let mut held = trace::Held::begin();
 
         // What was faulted in, or mapped lately by this CPU, is referenced by its LRU caches.
@@ -177,7 +174,7 @@ impl<'v> Batch<'v> {
         // Until the flush, who zaps one of our entries has to flush too, see `OwedFlush`.
         let owed = OwedFlush::begin(self.vma, self.start, self.end);
         held.sources_begin();
-        let mut contended = self.isolate(control, windows, &owed);
+        let mut contended = self.isolate(spare, windows, &owed);
 
         if windows
             .iter()
@@ -186,11 +183,11 @@ impl<'v> Batch<'v> {
             let flushed = owed.flush();
 
             hold_after(Pass::Isolate);
-            contended |= self.copy(control, windows, &flushed);
+            contended |= self.copy(spare, windows, &flushed);
             hold_after(Pass::Copy);
-            self.install(control, windows);
+            self.install(spare, windows);
             hold_after(Pass::Install);
-            self.release(control, windows);
+            self.release(spare, windows);
         } else {
             // What was cleared was restored under the same hold of its lock.
             owed.void();
@@ -212,7 +209,7 @@ impl<'v> Batch<'v> {
 
     fn isolate<'mm: 'v>(
         &self,
-        control: &mut Control<'mm>,
+        spare: &mut Spare<'mm>,
         windows: &mut [Window<'v, 'mm>],
         owed: &OwedFlush<'v>,
     ) -> bool {
@@ -227,13 +224,13 @@ impl<'v> Batch<'v> {
                     return stage;
                 };
                 if contended {
-                    control.keep(kit);
+                    spare.keep(kit);
                     return Stage::Left(Verdict::Deferred);
                 }
                 let slot = match scan::pmd(self.vma, window.addr) {
                     Ok(slot) => slot,
                     Err(refusal) => {
-                        control.keep(kit);
+                        spare.keep(kit);
                         return Stage::Left(Verdict::Refused(refusal));
                     }
                 };
@@ -241,18 +238,18 @@ impl<'v> Batch<'v> {
                     PmdKind::Table => {}
                     PmdKind::Huge => {
                         // Somebody else was faster.
-                        control.keep(kit);
+                        spare.keep(kit);
                         return Stage::Left(Verdict::Huge);
                     }
                     PmdKind::None => {
-                        control.keep(kit);
+                        spare.keep(kit);
                         return Stage::Left(Verdict::Refused(Refusal::Empty));
                     }
                 }
                 match Isolated::new(slot, kit, &self.limits, owed) {
                     Ok(isolated) => Stage::Isolated(isolated),
                     Err((kit, why)) => {
-                        control.keep(kit);
+                        spare.keep(kit);
                         // We may have a folio locked ourselves, for a window that comes before.
                         // The first window of a batch never waits for another one, so that each
                         // batch gets on.
@@ -275,7 +272,7 @@ impl<'v> Batch<'v> {
 
     fn copy<'mm: 'v>(
         &self,
-        control: &mut Control<'mm>,
+        spare: &mut Spare<'mm>,
         windows: &mut [Window<'v, 'mm>],
         flushed: &Flushed<'v>,
     ) -> bool {
@@ -290,7 +287,7 @@ impl<'v> Batch<'v> {
                 };
                 if stop {
                     if let Some(kit) = isolated.roll_back() {
-                        control.keep(kit);
+                        spare.keep(kit);
                     }
                     return Stage::Left(Verdict::Deferred);
                 }
@@ -301,7 +298,7 @@ impl<'v> Batch<'v> {
                     }
                     Err((kit, refusal)) => {
                         if let Some(kit) = kit {
-                            control.keep(kit);
+                            spare.keep(kit);
                         }
                         Stage::Left(Verdict::Refused(refusal))
                     }
@@ -313,7 +310,7 @@ impl<'v> Batch<'v> {
         contended
     }
 
-    fn install<'mm: 'v>(&self, control: &mut Control<'mm>, windows: &mut [Window<'v, 'mm>]) {
+    fn install<'mm: 'v>(&self, spare: &mut Spare<'mm>, windows: &mut [Window<'v, 'mm>]) {
         let Some(slot) = windows.iter().find_map(|window| match &window.stage {
             Stage::Copied(window) => Some(window.isolated().sources.slot()),
             _ => None,
@@ -355,7 +352,7 @@ impl<'v> Batch<'v> {
             window.step(|stage| match stage {
                 Stage::Copied(copied) => {
                     if let Some(kit) = copied.into_isolated().roll_back() {
-                        control.keep(kit);
+                        spare.keep(kit);
                     }
                     Stage::Left(Verdict::Refused(Refusal::Raced))
                 }
@@ -364,12 +361,12 @@ impl<'v> Batch<'v> {
         }
     }
 
-    fn release<'mm: 'v>(&self, control: &mut Control<'mm>, windows: &mut [Window<'v, 'mm>]) {
+    fn release<'mm: 'v>(&self, spare: &mut Spare<'mm>, windows: &mut [Window<'v, 'mm>]) {
         for window in windows {
             window.step(|stage| match stage {
                 Stage::Installed(installed) => {
                     if let Some(saved) = installed.release() {
-                        control.keep_saved(saved);
+                        spare.keep_saved(saved);
                     }
                     Stage::Left(Verdict::Huge)
                 }

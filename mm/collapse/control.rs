@@ -100,9 +100,31 @@ pub(crate) struct Kit<'mm> {
     pub(crate) saved: KVBox<Saved>,
 }
 
-/// What a request has at hand.
+/// What was provided and is not in use.
+///
+/// This is all that the passes from isolation to release get to see of [`Control`]: they cannot
+/// allocate through it.
 ///
 /// No more than [`BATCH_MAX`] kits exist at a time.
+pub(crate) struct Spare<'mm> {
+    kits: KVec<Kit<'mm>>,
+    saved: KVec<KVBox<Saved>>,
+}
+
+impl<'mm> Spare<'mm> {
+    /// Takes back a kit that was not used.
+    pub(crate) fn keep(&mut self, kit: Kit<'mm>) {
+        // More than there is room for is freed.
+        let _ = self.kits.push_within_capacity(kit);
+    }
+
+    /// Takes back the buffer of a window that was collapsed.
+    pub(crate) fn keep_saved(&mut self, saved: KVBox<Saved>) {
+        let _ = self.saved.push_within_capacity(saved);
+    }
+}
+
+/// What a request has at hand.
 pub(crate) struct Control<'mm> {
     pub(crate) mm: &'mm MmWithUser,
     pub(crate) policy: Policy,
@@ -111,8 +133,7 @@ pub(crate) struct Control<'mm> {
     gfp: Option<Flags>,
     /// All of the request.
     range: Range<usize>,
-    kits: KVec<Kit<'mm>>,
-    saved: KVec<KVBox<Saved>>,
+    pub(crate) spare: Spare<'mm>,
     /// Whether this CPU has drained its LRU caches.
     pub(crate) drained_here: bool,
     /// Whether all CPUs were asked to drain theirs.
@@ -135,8 +156,7 @@ impl<'mm> Control<'mm> {
             policy,
             gfp: None,
             range,
-            kits,
-            saved,
+            spare: Spare { kits, saved },
             drained_here: false,
             drained: false,
             batch: BATCH_MAX,
@@ -147,15 +167,15 @@ impl<'mm> Control<'mm> {
     ///
     /// `nid` is the node that the folio shall lie on, `nodes` those that are as good.
     pub(crate) fn provide(&mut self, nid: usize, nodes: &NodeMask) -> Result<Kit<'mm>, Refusal> {
-        let near = self
-            .kits
+        let kits = &mut self.spare.kits;
+        let near = kits
             .iter()
             .position(|kit| kit.folio.nid() == nid || nodes.contains(kit.folio.nid()));
-        if let Some(kit) = near.and_then(|i| self.kits.remove(i).ok()) {
+        if let Some(kit) = near.and_then(|i| kits.remove(i).ok()) {
             return Ok(kit);
         }
 
-        let saved = match self.saved.pop() {
+        let saved = match self.spare.saved.pop() {
             Some(saved) => saved,
             None => KVBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?,
         };
@@ -164,7 +184,7 @@ impl<'mm> Control<'mm> {
         let Some(folio) = HugeFolio::alloc(gfp, nid, nodes) else {
             stat::count(CollapseEvent::AllocFailed);
             // One on the wrong node is better than none.
-            return self.kits.pop().ok_or(Refusal::NoHugePage);
+            return self.spare.kits.pop().ok_or(Refusal::NoHugePage);
         };
 
         stat::count(CollapseEvent::Alloc);
@@ -191,17 +211,6 @@ impl<'mm> Control<'mm> {
 
         self.gfp = Some(gfp);
         Ok(gfp)
-    }
-
-    /// Takes back a kit that was not used.
-    pub(crate) fn keep(&mut self, kit: Kit<'mm>) {
-        // More than there is room for is freed.
-        let _ = self.kits.push_within_capacity(kit);
-    }
-
-    /// Takes back the buffer of a window that was collapsed.
-    pub(crate) fn keep_saved(&mut self, saved: KVBox<Saved>) {
-        let _ = self.saved.push_within_capacity(saved);
     }
 
     /// Adapts the size of batches: half when somebody waits for our lock, double when nobody does.

@@ -318,7 +318,7 @@ impl<'mm> Request<'mm> {
                 Ok(vma) => vma,
                 Err(refusal) if refusal.ends_request() => return,
                 Err(_) => {
-                    self.control.keep(kit);
+                    self.control.spare.keep(kit);
                     continue;
                 }
             };
@@ -332,7 +332,7 @@ impl<'mm> Request<'mm> {
                         if refusal.ends_request() {
                             return;
                         }
-                        self.control.keep(kit);
+                        self.control.spare.keep(kit);
                         stable = vma;
                         continue;
                     }
@@ -350,7 +350,7 @@ impl<'mm> Request<'mm> {
         let Some(vma) = stable else {
             for Ready { window, kit } in fit {
                 self.refuse(window, Refusal::Raced);
-                self.control.keep(kit);
+                self.control.spare.keep(kit);
             }
             return;
         };
@@ -358,7 +358,8 @@ impl<'mm> Request<'mm> {
         hold_after(Pass::FaultIn);
         let mut verdicts = [(Attempt { addr: 0, failed: 0 }, Verdict::Huge); BATCH_MAX];
         let mut left = verdicts.iter_mut();
-        let contended = batch::run(&mut self.control, &vma, fit, |window, verdict| {
+        let limits = self.control.policy.limits_in(&vma);
+        let contended = batch::run(&mut self.control.spare, &vma, limits, fit, |window, verdict| {
             if let Some(slot) = left.next() {
                 *slot = (window, verdict);
             }

@@ -6,17 +6,21 @@
 // crate: collapse
 // error: E0382 use of moved value: `kit`
 
-use crate::{control::Control, control::Kit, isolate::Isolated, policy::Limits};
+use crate::{
+    control::{Kit, Spare},
+    isolate::Isolated,
+    policy::Limits,
+};
 use kernel::mm::{pgtable::PmdSlot, tlb::OwedFlush};
 
 fn misuse<'v, 'mm>(
-    control: &mut Control<'mm>,
+    spare: &mut Spare<'mm>,
     slot: PmdSlot<'v>,
     kit: Kit<'mm>,
     owed: &OwedFlush<'v>,
 ) -> Option<Isolated<'v, 'mm>> {
     let isolated = Isolated::new(slot, kit, &Limits::NONE, owed).ok();
 
-    control.keep(kit); // misuse
+    spare.keep(kit); // misuse
     isolated
 }
