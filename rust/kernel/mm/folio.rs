@@ -166,8 +166,8 @@ impl Folio {
     ///
     /// # Context
     ///
-    /// Does not sleep; spinlocks may be held. To hold several folio locks is safe only where all but
-    /// the first are had by this.
+    /// Does not sleep; spinlocks may be held. To hold several folio locks is safe only where all
+    /// but the first are had by this.
     ///
     /// # Examples
     ///

@@ -398,7 +398,7 @@ impl<'v> PmdSlot<'v> {
 
     /// Maps and locks the PTE table.
     ///
-    /// Returns [`None`] if there is none, be it that the entry is empty or that it maps a huge page.
+    /// Returns [`None`] if there is none: the entry is empty, or it maps a huge page.
     ///
     /// # Context
     ///
@@ -430,8 +430,8 @@ impl<'v> PmdSlot<'v> {
     ///
     /// # Context
     ///
-    /// Takes a spinlock: nothing may sleep until the guard is gone. No PTE table may be locked: that
-    /// is done inside, with [`PmdGuard::lock_table`].
+    /// Takes a spinlock: nothing may sleep until the guard is gone. No PTE table may be locked:
+    /// that is done inside, with [`PmdGuard::lock_table`].
     #[inline]
     pub fn lock(&self) -> PmdGuard<'v> {
         // SAFETY: By the type invariants the PMD entry is valid and lies in `mm`'s page table.
@@ -670,8 +670,8 @@ impl<'v> PmdGuard<'v> {
         }
 
         Some(NestedTable {
-            // INVARIANT: Both: the table was mapped and locked just now. The PMD entry did not change
-            // in between, since we hold its lock.
+            // INVARIANT: Both: the table was mapped and locked just now. The PMD entry did not
+            // change in between, since we hold its lock.
             table: PteTableGuard {
                 ptep,
                 ptl,
@@ -684,8 +684,8 @@ impl<'v> PmdGuard<'v> {
         })
     }
 
-    /// Maps `folio`, which is uptodate and charged, at `unhooked`, with `table` deposited for the day
-    /// it is split. Returns the table that was there before.
+    /// Maps `folio`, which is uptodate and charged, at `unhooked`, with `table` deposited for the
+    /// day it is split. Returns the table that was there before.
     ///
     /// `flushed` says that the translations are gone that the table gave.
     ///

@@ -43,7 +43,7 @@ use core::{
 ///     }, //
 /// };
 ///
-/// /// Clears the first entry of a locked table, and flushes. What the entry mapped is the caller's.
+/// /// Clears the first entry of a locked table, and flushes. Owns what the entry mapped.
 /// fn clear_first<'v>(
 ///     table: &mut PteTableGuard<'v>,
 ///     owed: OwedFlush<'v>,
@@ -104,7 +104,7 @@ impl<'v> OwedFlush<'v> {
 impl Drop for OwedFlush<'_> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: The VMA is stable and its mm valid, which by the type invariants is marked for us.
+        // SAFETY: The VMA is stable and its mm valid. By the type invariants that is marked for us.
         unsafe {
             bindings::flush_tlb_range(self.vma.as_ptr(), self.start, self.end);
             bindings::dec_tlb_flush_pending(self.vma.mm().as_raw());
