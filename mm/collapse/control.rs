@@ -23,7 +23,8 @@ use kernel::{
             FolioPtr,
             HugeFolio,
             NodeMask,
-            SmallFolios, //
+            SmallFolios,
+            UnchargedFolio, //
         },
         pgtable::{
             Pte,
@@ -181,14 +182,14 @@ impl<'mm> Control<'mm> {
         };
         let gfp = self.gfp()?;
         let table = PteTable::alloc(self.mm).ok_or(Refusal::NoMemory)?;
-        let Some(folio) = HugeFolio::alloc(gfp, nid, nodes) else {
+        let Some(folio) = UnchargedFolio::alloc(gfp, nid, nodes) else {
             stat::count(CollapseEvent::AllocFailed);
             // One on the wrong node is better than none.
             return self.spare.kits.pop().ok_or(Refusal::NoHugePage);
         };
 
         stat::count(CollapseEvent::Alloc);
-        folio.charge(self.mm, gfp).map_err(|err| match err {
+        let folio = folio.charge(self.mm, gfp).map_err(|err| match err {
             ChargeError::Limit => Refusal::Charge,
             ChargeError::NoMemory => Refusal::NoHugePage,
         })?;

@@ -359,11 +359,17 @@ impl<'mm> Request<'mm> {
         let mut verdicts = [(Attempt { addr: 0, failed: 0 }, Verdict::Huge); BATCH_MAX];
         let mut left = verdicts.iter_mut();
         let limits = self.control.policy.limits_in(&vma);
-        let contended = batch::run(&mut self.control.spare, &vma, limits, fit, |window, verdict| {
-            if let Some(slot) = left.next() {
-                *slot = (window, verdict);
-            }
-        });
+        let contended = batch::run(
+            &mut self.control.spare,
+            &vma,
+            limits,
+            fit,
+            |window, verdict| {
+                if let Some(slot) = left.next() {
+                    *slot = (window, verdict);
+                }
+            },
+        );
         drop(vma);
         self.control.adapt(contended);
 

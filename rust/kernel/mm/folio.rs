@@ -559,50 +559,69 @@ impl NodeMask {
     }
 }
 
-/// A folio of PMD order that nobody else knows of yet.
+/// The only reference to a folio of PMD order, whose contents are undefined at first.
 ///
 /// # Invariants
 ///
-/// `folio` is a folio of PMD order whose only reference is owned.
+/// The folio is of PMD order, and its only reference is owned.
+struct OnlyRef(FolioPtr);
+
+impl Drop for OnlyRef {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the reference is ours.
+        unsafe { bindings::folio_put(self.0.as_ptr()) };
+    }
+}
+
+/// A folio of PMD order that belongs to no memory cgroup yet: it cannot be mapped.
 ///
 /// # Examples
 ///
 /// ```
 /// use kernel::mm::{
 ///     folio::{
+///         ChargeError,
 ///         HugeFolio,
-///         NodeMask, //
+///         NodeMask,
+///         UnchargedFolio, //
 ///     },
-///     pgtable::PTRS_PER_PTE, //
+///     MmWithUser, //
 /// };
 ///
-/// let nodes = NodeMask::online();
-/// // There may be no such folio free, and that is no error here.
-/// if let Some(mut folio) = HugeFolio::alloc(GFP_KERNEL, 0, &nodes) {
-///     assert!(nodes.contains(folio.nid()));
-///     assert_eq!(folio.pages_mut().count(), PTRS_PER_PTE);
-///     for page in folio.pages_mut() {
-///         page.clear(0);
-///     }
-///     folio.mark_uptodate();
+/// fn provide(mm: &MmWithUser) -> Option<Result<HugeFolio, ChargeError>> {
+///     let folio = UnchargedFolio::alloc(GFP_KERNEL, 0, &NodeMask::online())?;
+///
+///     Some(folio.charge(mm, GFP_KERNEL))
 /// }
+///
+/// // There may be no such folio free, and that is no error.
+/// drop(UnchargedFolio::alloc(GFP_KERNEL, 0, &NodeMask::online()));
+/// // But there is no such node.
+/// assert!(UnchargedFolio::alloc(GFP_KERNEL, usize::MAX, &NodeMask::online()).is_none());
 /// ```
-pub struct HugeFolio {
-    folio: FolioPtr,
-}
+///
+/// # Invariants
+///
+/// The folio is not charged.
+pub struct UnchargedFolio(OnlyRef);
 
-impl HugeFolio {
-    /// Allocates a folio. Its contents are undefined.
+impl UnchargedFolio {
+    /// Allocates a folio.
     ///
-    /// `nodes` are those that may serve when `nid` cannot. Returns [`None`] when none of them can.
+    /// `nodes` are those that may serve when `nid` cannot. Returns [`None`] when none of them can,
+    /// and when `nid` is not online.
     ///
     /// # Context
     ///
     /// May sleep, reclaim and compact if `gfp` lets it.
     #[inline]
     pub fn alloc(gfp: Flags, nid: usize, nodes: &NodeMask) -> Option<Self> {
+        if !NodeMask::online().contains(nid) {
+            return None;
+        }
+
         let mut nodes = *nodes;
-        // SAFETY: The nodemask is valid for the call. CAST: Node ids are small.
+        // SAFETY: The node exists and the nodemask is valid for the call. CAST: Node ids are small.
         let folio = unsafe {
             bindings::__folio_alloc(
                 gfp.as_raw(),
@@ -612,50 +631,76 @@ impl HugeFolio {
             )
         };
 
-        // INVARIANT: It was allocated just now.
-        NonNull::new(folio).map(|folio| Self { folio })
+        // INVARIANT: It was allocated just now, and nothing of it is charged.
+        NonNull::new(folio).map(|folio| Self(OnlyRef(folio)))
     }
 
     /// Charges the folio to the memory cgroup of `mm`, and prepares what the queue of folios to be
-    /// split needs, since nothing may be allocated when the folio is mapped. To be called once.
+    /// split needs, since nothing may be allocated when the folio is mapped.
     ///
     /// # Errors
     ///
-    /// Says which of the two failed. The folio is good for nothing then but to be dropped, which
-    /// undoes what was done.
+    /// Says which of the two failed. The folio is freed then.
     ///
     /// # Context
     ///
     /// May sleep, and reclaim from the cgroup, if `gfp` lets it.
     #[inline]
-    pub fn charge(&self, mm: &MmWithUser, gfp: Flags) -> Result<(), ChargeError> {
-        // SAFETY: The folio and the mm are valid, and the folio is not charged yet.
-        if unsafe { bindings::mem_cgroup_charge(self.as_ptr(), mm.as_raw(), gfp.as_raw()) } != 0 {
+    pub fn charge(self, mm: &MmWithUser, gfp: Flags) -> Result<HugeFolio, ChargeError> {
+        let folio = self.0 .0.as_ptr();
+
+        // SAFETY: The folio and the mm are valid, and by the type invariants nothing of the folio
+        // is charged.
+        if unsafe { bindings::mem_cgroup_charge(folio, mm.as_raw(), gfp.as_raw()) } != 0 {
             return Err(ChargeError::Limit);
         }
         // SAFETY: The folio is charged.
-        if unsafe { bindings::folio_memcg_alloc_deferred(self.as_ptr()) } != 0 {
+        if unsafe { bindings::folio_memcg_alloc_deferred(folio) } != 0 {
             return Err(ChargeError::NoMemory);
         }
-        Ok(())
+        // INVARIANT: Both were done just now.
+        Ok(HugeFolio(self.0))
     }
+}
 
+/// A folio of PMD order that nobody else knows of yet.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::folio::HugeFolio;
+///
+/// fn clear(folio: &mut HugeFolio, mut addr: usize) {
+///     for page in folio.pages_mut() {
+///         page.clear(addr);
+///         addr = addr.wrapping_add(kernel::page::PAGE_SIZE);
+///     }
+///     folio.mark_uptodate();
+/// }
+/// ```
+///
+/// # Invariants
+///
+/// The folio is charged, and what it needs to be split later is allocated.
+pub struct HugeFolio(OnlyRef);
+
+impl HugeFolio {
     #[inline]
     pub(super) fn as_ptr(&self) -> *mut bindings::folio {
-        self.folio.as_ptr()
+        self.0 .0.as_ptr()
     }
 
     /// The NUMA node that it lies on.
     #[inline]
     pub fn nid(&self) -> usize {
         // SAFETY: By the type invariants the folio is referenced.
-        unsafe { Folio::from_raw(self.folio) }.nid()
+        unsafe { Folio::from_raw(self.0 .0) }.nid()
     }
 
     /// The pages of the folio, in the order of their numbers.
     #[inline(always)]
     pub fn pages_mut(&mut self) -> impl Iterator<Item = BlankPage<'_>> {
-        let folio = self.folio;
+        let folio = self.0 .0;
 
         (0..PTRS_PER_PTE).map(move |i| BlankPage {
             // SAFETY: By the type invariants the folio has this many pages.
@@ -675,13 +720,6 @@ impl HugeFolio {
     #[inline]
     pub(super) fn into_raw(self) -> *mut bindings::folio {
         ManuallyDrop::new(self).as_ptr()
-    }
-}
-
-impl Drop for HugeFolio {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants the reference is ours.
-        unsafe { bindings::folio_put(self.as_ptr()) };
     }
 }
 
@@ -780,4 +818,5 @@ pub fn mlock_drain() {
 static_assert!(size_of::<FolioLock<'_>>() == size_of::<usize>());
 static_assert!(size_of::<PageRef<'_>>() == size_of::<usize>());
 static_assert!(size_of::<BlankPage<'_>>() == size_of::<usize>());
+static_assert!(size_of::<UnchargedFolio>() == size_of::<usize>());
 static_assert!(size_of::<HugeFolio>() == size_of::<usize>());

@@ -684,8 +684,8 @@ impl<'v> PmdGuard<'v> {
         })
     }
 
-    /// Maps `folio`, which is uptodate and charged, at `unhooked`, with `table` deposited for the
-    /// day it is split. Returns the table that was there before.
+    /// Maps `folio`, which is uptodate, at `unhooked`, with `table` deposited for the day it is
+    /// split. Returns the table that was there before.
     ///
     /// `flushed` says that the translations are gone that the table gave.
     ///
