@@ -76,9 +76,9 @@ spdx() {
 
 # absent PATTERN FILE...: no line matches; those that do are shown. Comments may.
 absent() {
-	local status=0
-	grep -nE -- "$@" /dev/null | grep -vE '^[^:]*:[0-9]*: *//' || status=$?
-	[ "$status" -eq 1 ]
+	local hits status=0
+	hits=$(grep -nE -- "$@" /dev/null) || status=$?
+	[ "$status" -le 1 ] && ! grep -vE '^[^:]*:[0-9]*: *//' <<<"$hits" | grep .
 }
 
 # C is called through rust/kernel/mm/, and by one file that says so.
