@@ -92,7 +92,8 @@ fails_as() {
 }
 status_comes_back() {
 	local status=0 output
-	output=$("$ROOT/scripts/boot.sh" -l runner release "echo out; echo err >&2; exit 7" 2>/dev/null) || status=$?
+	output=$("$ROOT/scripts/boot.sh" -l runner release \
+		"echo 'virtme-ng-init: WARNING: not the kernel' >/dev/kmsg; echo out; echo err >&2; exit 7" 2>/dev/null) || status=$?
 	[ $status -eq 7 ] && [ "$output" = $'out\nerr' ]
 }
 
