@@ -188,7 +188,7 @@ impl<'mm> StableVma<'mm> {
     /// /// The VMA, if it is stable still when its page is there.
     /// fn first_page(vma: StableVma<'_>, window: usize) -> Option<StableVma<'_>> {
     ///     match vma.swap_in(window, 0) {
-    ///         SwapIn::Done(vma) => Some(vma),
+    ///         SwapIn::Present(vma) | SwapIn::Done(vma) => Some(vma),
     ///         SwapIn::Failed(_) | SwapIn::Unlocked => None,
     ///     }
     /// }
