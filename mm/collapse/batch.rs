@@ -294,6 +294,8 @@ impl<'v> Batch<'v> {
                 match isolated.copy(flushed) {
                     Ok(window) => {
                         copied = true;
+                        // Who waits for a page of it waits for this window, not for all of them.
+                        contended |= window.isolated().sources.are_waited_for();
                         Stage::Copied(window)
                     }
                     Err((kit, refusal)) => {

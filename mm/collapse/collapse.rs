@@ -2,7 +2,7 @@
 
 //! Collapse of private anonymous memory into huge pages, on request and in the caller's context.
 //!
-//! A *window* is an aligned range of 2 MiB, or what a PMD entry maps,. To collapse it is to replace
+//! A *window* is an aligned range of 2 MiB, what a PMD entry maps. To collapse it is to replace
 //! the base pages behind it by one huge page. mmap_lock is never taken for write. It is the
 //! *sources* that are made to wait, not the process:
 //!
@@ -44,6 +44,7 @@ mod entry;
 mod fault_in;
 mod install;
 mod isolate;
+mod node;
 mod outcome;
 mod policy;
 mod release;

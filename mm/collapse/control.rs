@@ -4,6 +4,7 @@
 //! when one did not use it.
 
 use crate::{
+    node::NodeLoad,
     outcome::Refusal,
     policy::{
         self,
@@ -20,10 +21,9 @@ use kernel::{
     mm::{
         folio::{
             ChargeError,
-            FolioPtr,
             HugeFolio,
+            MappedFolios,
             NodeMask,
-            SmallFolios,
             UnchargedFolio, //
         },
         pgtable::{
@@ -43,9 +43,6 @@ use kernel::{
 /// Windows in a batch, when nobody waits.
 pub(crate) const BATCH_MAX: usize = 16;
 
-/// Recurring folios that a window can have: each PTE may map another one, in part.
-const RECURRING_MAX: usize = PTRS_PER_PTE;
-
 /// What was found in the slots of a window, and what was left there.
 #[derive(Zeroable)]
 pub(crate) struct Saved {
@@ -54,44 +51,8 @@ pub(crate) struct Saved {
     /// What was left in each slot: a migration entry for a source, and what there was for holes
     /// and zero pages.
     pub(crate) left: [Pte; PTRS_PER_PTE],
-    /// The folios of the sources that only one slot can map.
-    pub(crate) small: SmallFolios,
-    /// Those that more than one slot may map, each of them once.
-    recurring: [Option<FolioPtr>; RECURRING_MAX],
-    nr_recurring: usize,
-}
-
-impl Saved {
-    /// Forgets all folios.
-    pub(crate) fn clear_folios(&mut self) {
-        self.small.clear();
-        self.nr_recurring = 0;
-    }
-
-    /// The folios among the sources that more than one slot may map, each of them once.
-    pub(crate) fn recurring(&self) -> impl Iterator<Item = FolioPtr> + '_ {
-        self.recurring
-            .iter()
-            .take(self.nr_recurring)
-            .flatten()
-            .copied()
-    }
-
-    /// Whether a recurring folio is among the sources. The latest ones are looked at first.
-    pub(crate) fn has_recurring(&self, folio: FolioPtr) -> bool {
-        self.recurring
-            .iter()
-            .take(self.nr_recurring)
-            .rev()
-            .any(|f| *f == Some(folio))
-    }
-
-    /// Adds a recurring folio. Returns [`None`] when there are as many as can be.
-    pub(crate) fn add_recurring(&mut self, folio: FolioPtr) -> Option<()> {
-        *self.recurring.get_mut(self.nr_recurring)? = Some(folio);
-        self.nr_recurring += 1;
-        Some(())
-    }
+    /// The folios of the sources.
+    pub(crate) folios: MappedFolios,
 }
 
 /// All that a window needs to be collapsed.
@@ -106,7 +67,8 @@ pub(crate) struct Kit<'mm> {
 /// This is all that the passes from isolation to release get to see of [`Control`]: they cannot
 /// allocate through it.
 ///
-/// No more than [`BATCH_MAX`] kits exist at a time.
+/// No more than [`BATCH_MAX`] kits exist at a time: there is one for each window of a batch, and a
+/// new one is only made when none is left over, or in exchange for one that lies on another node.
 pub(crate) struct Spare<'mm> {
     kits: KVec<Kit<'mm>>,
     saved: KVec<KVBox<Saved>>,
@@ -141,6 +103,8 @@ pub(crate) struct Control<'mm> {
     pub(crate) drained: bool,
     /// Windows that the next batch may have.
     pub(crate) batch: usize,
+    /// Where a scan counts.
+    pub(crate) load: KVBox<NodeLoad>,
 }
 
 impl<'mm> Control<'mm> {
@@ -151,6 +115,7 @@ impl<'mm> Control<'mm> {
     ) -> Result<Self, Refusal> {
         let kits = KVec::with_capacity(BATCH_MAX, GFP_KERNEL).map_err(|_| Refusal::NoMemory)?;
         let saved = KVec::with_capacity(BATCH_MAX, GFP_KERNEL).map_err(|_| Refusal::NoMemory)?;
+        let load = KVBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?;
 
         Ok(Self {
             mm,
@@ -161,6 +126,7 @@ impl<'mm> Control<'mm> {
             drained_here: false,
             drained: false,
             batch: BATCH_MAX,
+            load,
         })
     }
 
@@ -176,6 +142,7 @@ impl<'mm> Control<'mm> {
             return Ok(kit);
         }
 
+        let far = kits.pop();
         let saved = match self.spare.saved.pop() {
             Some(saved) => saved,
             None => KVBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?,
@@ -185,7 +152,7 @@ impl<'mm> Control<'mm> {
         let Some(folio) = UnchargedFolio::alloc(gfp, nid, nodes) else {
             stat::count(CollapseEvent::AllocFailed);
             // One on the wrong node is better than none.
-            return self.spare.kits.pop().ok_or(Refusal::NoHugePage);
+            return far.ok_or(Refusal::NoHugePage);
         };
 
         stat::count(CollapseEvent::Alloc);

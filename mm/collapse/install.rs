@@ -13,8 +13,8 @@
 //! - A table that was freed, perhaps replaced by a new one: then our entries are gone. A window of
 //!   holes and zero pages has none; but if all slots of the new table are as those of the old one
 //!   were, then zeroes are what is there.
-//! - An entry that was changed in place, because userfaultfd write-protected it or its soft-dirty
-//!   bit was cleared. The huge page would not have this, so the window is put back.
+//! - An entry that was changed in place, because userfaultfd write-protected it. The huge page would
+//!   not have this, so the window is put back.
 //!
 //! A hole that was filled and zapped again in between is a hole again. Rightly so.
 //!
@@ -29,11 +29,11 @@
 //! batch was isolated.
 //!
 //! For that time the PMD entry is not none, but a huge one that is invalid, as in the splitting of
-//! huge pages: see [`NestedTable::unhook`]. GUP-fast finds it not present and takes the slow path;
-//! that and everybody else goes on to take the PMD lock.
+//! huge pages: see [`NestedTable::unhook`]. It permits GUP-fast no access, which takes the slow path
+//! then; that and everybody else goes on to take the PMD lock.
 //!
-//! GUP-fast may be in the old table at the time. It finds migration entries there, or a zero page,
-//! whose use it gives up when it sees that the PMD entry has changed.
+//! GUP-fast may be in the old table at the time. It finds migration entries there, or zero pages,
+//! neither of which it can use.
 //!
 //! [`NestedTable::unhook`]: kernel::mm::pgtable::NestedTable::unhook
 

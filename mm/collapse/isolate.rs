@@ -18,8 +18,9 @@
 //!
 //! After that, nobody writes to the page. If it was exclusive, we had the only mapping. If it was
 //! not, all its mappings are read-only, and to be written in place it would have to become
-//! exclusive to another process, which takes the folio lock and our reference being gone. So shared
-//! pages can be copied without being unshared first, and KSM pages are shared pages.
+//! exclusive to another process, which cannot be as long as our mapping and its reference are
+//! counted. So shared pages can be copied without being unshared first, and KSM pages are shared
+//! pages.
 //!
 //! References may still come: from the LRU lists, from a speculative lookup, from another process's
 //! read. They can read what we also only read. So counting is enough. The count need not be frozen:
@@ -37,9 +38,8 @@
 //! - Whoever zaps finds a migration entry, and takes the page off the rss, but drops neither rmap
 //!   nor reference: in page migration a moving page has given up both. We have not, so those of a
 //!   slot that was zapped are ours to drop. The zap can even free the whole table. See [`Sources`].
-//! - userfaultfd's write-protect, /proc's clear_refs and NUMA balancing change migration entries in
-//!   place. Such an entry is ours still, but must not be replaced by the PTE that we saved: that
-//!   would undo them.
+//! - userfaultfd's write-protect and NUMA balancing change migration entries in place. Such an entry
+//!   is ours still, but must not be replaced by the PTE that we saved: that would undo them.
 //! - UFFDIO_MOVE and faults wait for the folio lock. Reclaim, compaction, KSM, splitting and memory
 //!   failure need the folio lock to change any mapping of the folio.
 //! - Nobody else writes a migration entry for this page to this slot, for that takes the folio lock
@@ -126,8 +126,7 @@ pub(crate) unsafe fn source_page<'a>(pte: Pte) -> PageRef<'a> {
 ///
 /// - that PTE's page is mapped by this window in rmap and reference count,
 /// - `saved.left` is the migration entry that was written to the slot,
-/// - the folio is locked by us, and is once in `saved.small` or, if it may recur, in
-///   `saved.recurring`.
+/// - the folio is locked by us, and is once in `saved.folios`.
 pub(crate) struct Sources<'v> {
     slot: PmdSlot<'v>,
     saved: Option<KVBox<Saved>>,
@@ -210,7 +209,7 @@ fn isolate<'v>(
     let mut tally = Tally::default();
     let mut filled = 0;
 
-    saved.clear_folios();
+    saved.folios.clear();
     let result = isolate_slots(table.slots(), saved, limits, owed, &mut tally, &mut filled);
     if result.is_err() {
         // The lock was not given up, so nobody has seen what we wrote, and every slot is still
@@ -308,7 +307,7 @@ fn isolate_slots<'t>(
     }
 
     scan::judge_holes(tally.holes, tally.zeroes, limits)?;
-    for folio in saved.recurring() {
+    for folio in saved.folios.recurring() {
         // SAFETY: Its mappings in this window hold references.
         if !unsafe { Folio::from_raw(folio) }.has_expected_refs_racing() {
             return Err(Refusal::Referenced.into());
@@ -329,14 +328,14 @@ fn lock_source(folio: &Folio, saved: &mut Saved) -> Result<bool, NotIsolated> {
 
             // There is room for as many as there are slots.
             if recurs {
-                saved.add_recurring(ptr).ok_or(Refusal::Foreign)?;
+                saved.folios.push_recurring(ptr).ok_or(Refusal::Foreign)?;
             } else {
-                saved.small.push(ptr).ok_or(Refusal::Foreign)?;
+                saved.folios.push_small(ptr).ok_or(Refusal::Foreign)?;
             }
             lock.leave();
             Ok(recurs)
         }
-        None if saved.has_recurring(ptr) => Ok(true),
+        None if saved.folios.recurring().any(|folio| folio == ptr) => Ok(true),
         None => Err(NotIsolated::Locked(ptr)),
     }
 }
@@ -368,7 +367,19 @@ impl<'v> Sources<'v> {
     pub(crate) fn has_recurring(&self, folio: FolioPtr) -> bool {
         self.saved
             .as_ref()
-            .is_some_and(|saved| saved.has_recurring(folio))
+            .is_some_and(|saved| saved.folios.recurring().any(|recurring| recurring == folio))
+    }
+
+    /// Whether somebody waits for a page of them.
+    pub(crate) fn are_waited_for(&self) -> bool {
+        let has_waiters = |folio| {
+            // SAFETY: The mapping of the source holds a reference.
+            unsafe { Folio::from_raw(folio) }.has_waiters()
+        };
+
+        self.saved
+            .as_ref()
+            .is_some_and(|saved| saved.folios.iter().any(has_waiters))
     }
 
     /// Gives up the sources to one who releases them.
@@ -421,7 +432,7 @@ fn put_back(slot: PmdSlot<'_>, saved: &mut Saved, filled: usize) {
 /// Whoever calls this has made sure that they stay referenced: by references of ours, or by those
 /// of PTEs whose table is locked.
 fn unlock_sources(saved: &Saved) {
-    for folio in saved.small.iter().chain(saved.recurring()) {
+    for folio in saved.folios.iter() {
         // SAFETY: The folio is referenced, see above, and we locked it once.
         drop(unsafe { FolioLock::adopt(Folio::from_raw(folio)) });
     }
@@ -459,9 +470,8 @@ fn restore<'t>(
             // SAFETY: The slot holds no mapping, and rmap and reference are those of this PTE.
             unsafe { slot.set(*pte) };
         } else if now.migration_pfn() == Some(pte.pfn()) {
-            // Ours, but it was write-protected, or its soft-dirty bit was cleared. Then the entry
-            // knows better than the PTE that we saved. A flush that this takes was made by who
-            // changed the entry, since our flush was pending, or ours was made.
+            // Ours, but it was write-protected. Then the entry knows better than the PTE that we
+            // saved. No flush: since the table was unlocked for that, the batch was flushed.
             if pte.is_dirty() {
                 // Not every CPU's migration entries can say this.
                 // SAFETY: We hold the lock for this PTE, and go on to hold it.

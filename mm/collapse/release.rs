@@ -123,12 +123,12 @@ unsafe fn for_each_run(ptes: &[Pte], mut f: impl FnMut(Run)) {
 /// a large folio cannot be split as long as it has references that its mappings do not explain, and
 /// those that we have not dropped yet are such; and what KSM has merged once stays KSM's.
 fn release(table: &DetachedTable<'_>, vma: &VmaRef, saved: &mut Saved) {
-    let recurs = saved.recurring().next().is_some();
+    let recurs = saved.folios.recurring().next().is_some();
     let lock = table.lock();
 
     // SAFETY: The table that mapped the folios is locked. Their PTEs are gone, the references of
     // these are ours.
-    unsafe { saved.small.remove_rmap(vma) };
+    unsafe { saved.folios.remove_rmap_of_small(vma) };
     if recurs {
         // SAFETY: As above, and the pages of a run belong to one folio and follow each other. The
         // references are ours until they are dropped below.
@@ -145,7 +145,7 @@ fn release(table: &DetachedTable<'_>, vma: &VmaRef, saved: &mut Saved) {
     }
 
     if recurs {
-        for folio in saved.recurring() {
+        for folio in saved.folios.recurring() {
             // SAFETY: The folio is referenced, and we locked it once.
             let lock = unsafe { FolioLock::adopt(Folio::from_raw(folio)) };
 
@@ -157,5 +157,5 @@ fn release(table: &DetachedTable<'_>, vma: &VmaRef, saved: &mut Saved) {
         unsafe { for_each_run(&saved.ptes, |run| batch.put(run.folio, run.nr as u32)) };
     }
     // SAFETY: Each of them was locked by us, and mapped by one PTE, whose reference is ours.
-    unsafe { saved.small.unlock_put() };
+    unsafe { saved.folios.unlock_put_small() };
 }

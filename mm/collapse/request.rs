@@ -233,11 +233,15 @@ impl<'mm> Request<'mm> {
     /// Scans a window. What this CPU has mapped lately is referenced by its LRU caches: they are
     /// drained before the first window is refused for that.
     fn scan(&mut self, vma: &VmaRef, addr: usize, limits: &Limits) -> Result<Found, Refusal> {
-        match scan(vma, addr, limits) {
-            Err(Refusal::Referenced) if !self.control.drained_here => {
-                self.control.drained_here = true;
+        let Control {
+            load, drained_here, ..
+        } = &mut self.control;
+
+        match scan(vma, addr, limits, load) {
+            Err(Refusal::Referenced) if !*drained_here => {
+                *drained_here = true;
                 folio::lru_add_drain();
-                scan(vma, addr, limits)
+                scan(vma, addr, limits, load)
             }
             result => result,
         }

@@ -3,6 +3,7 @@
 //! Judging windows: which are huge already, which cannot be collapsed, and what the others need.
 
 use crate::{
+    node::NodeLoad,
     outcome::Refusal,
     policy::Limits,
     trace, //
@@ -10,8 +11,7 @@ use crate::{
 use kernel::mm::{
     folio::{
         NodeMask,
-        PageRef,
-        MAX_NUMNODES, //
+        PageRef, //
     },
     pgtable::{
         Entry,
@@ -25,7 +25,6 @@ use kernel::mm::{
         self,
         CollapseEvent, //
     },
-    thp,
     virt::VmaRef,
 };
 
@@ -46,62 +45,6 @@ pub(crate) struct Candidate {
     pub(crate) nodes: NodeMask,
     /// How many slots are not present, and have to be faulted in.
     pub(crate) swapped: usize,
-}
-
-/// The pages of a window by node.
-struct NodeLoad {
-    pages: [u16; MAX_NUMNODES],
-}
-
-impl NodeLoad {
-    fn new() -> Self {
-        Self {
-            pages: [0; MAX_NUMNODES],
-        }
-    }
-
-    #[inline(always)]
-    fn add(&mut self, nid: usize) {
-        if let Some(pages) = self.pages.get_mut(nid) {
-            // A window has 512 pages.
-            *pages = pages.wrapping_add(1);
-        }
-    }
-
-    fn nodes(&self) -> impl Iterator<Item = usize> + '_ {
-        self.pages
-            .iter()
-            .enumerate()
-            .filter(|(_, pages)| **pages != 0)
-            .map(|(nid, _)| nid)
-    }
-
-    /// Whether the pages lie too far apart to be gathered on one node, in a system that would
-    /// rather reclaim than go far.
-    #[cold]
-    fn too_far(&self) -> bool {
-        self.nodes()
-            .any(|a| self.nodes().any(|b| thp::nodes_too_far(a, b)))
-    }
-
-    /// The first of the nodes with the most pages, and all of these.
-    fn target(&self) -> (usize, NodeMask) {
-        let most = self.pages.iter().copied().max().unwrap_or(0);
-        let mut nodes = NodeMask::empty();
-        let mut first = None;
-
-        if most == 0 {
-            // Swapped pages and zero pages lie nowhere: any node will do.
-            return (0, NodeMask::online());
-        }
-        for (nid, pages) in self.pages.iter().enumerate() {
-            if *pages == most {
-                nodes.insert(nid);
-                first = first.or(Some(nid));
-            }
-        }
-        (first.unwrap_or(0), nodes)
-    }
 }
 
 /// Whether a page that a PTE maps can be a source.
@@ -150,9 +93,14 @@ pub(crate) fn judge_holes(holes: usize, zeroes: usize, limits: &Limits) -> Resul
 }
 
 /// Scans the window at `addr`.
-pub(crate) fn scan(vma: &VmaRef, addr: usize, limits: &Limits) -> Result<Found, Refusal> {
+pub(crate) fn scan(
+    vma: &VmaRef,
+    addr: usize,
+    limits: &Limits,
+    load: &mut NodeLoad,
+) -> Result<Found, Refusal> {
     let (mut empty, mut swapped) = (0, 0);
-    let found = scan_window(vma, addr, limits, &mut empty, &mut swapped);
+    let found = scan_window(vma, addr, limits, load, &mut empty, &mut swapped);
 
     trace::scanned(vma.mm(), empty, swapped, &found);
     found
@@ -178,6 +126,7 @@ fn scan_window(
     vma: &VmaRef,
     addr: usize,
     limits: &Limits,
+    load: &mut NodeLoad,
     empty: &mut usize,
     swapped_slots: &mut usize,
 ) -> Result<Found, Refusal> {
@@ -189,7 +138,7 @@ fn scan_window(
         PmdKind::Table => {}
     }
 
-    let mut load = NodeLoad::new();
+    load.clear();
     let (mut holes, mut zeroes, mut swapped, mut shared) = (0, 0, 0, 0);
     let mut table = slot.lock_table().ok_or(Refusal::Raced)?;
 
@@ -232,7 +181,7 @@ fn scan_window(
     *empty = holes + zeroes;
     *swapped_slots = swapped;
     judge_holes(holes, zeroes, limits)?;
-    if thp::node_reclaim_enabled() && load.too_far() {
+    if load.too_far() {
         return Err(Refusal::TooFar);
     }
     let (nid, nodes) = load.target();

@@ -61,9 +61,19 @@ __rust_helper bool rust_helper_folio_test_ksm(const struct folio *folio)
 	return folio_test_ksm(folio);
 }
 
-__rust_helper bool rust_helper_folio_maybe_dma_pinned(struct folio *folio)
+__rust_helper bool rust_helper_folio_test_waiters(const struct folio *folio)
 {
-	return folio_maybe_dma_pinned(folio);
+	return folio_test_waiters(folio);
+}
+
+__rust_helper void rust_helper_folio_lock_large_mapcount(struct folio *folio)
+{
+	folio_lock_large_mapcount(folio);
+}
+
+__rust_helper void rust_helper_folio_unlock_large_mapcount(struct folio *folio)
+{
+	folio_unlock_large_mapcount(folio);
 }
 
 __rust_helper bool rust_helper_folio_test_anon(const struct folio *folio)

@@ -134,20 +134,33 @@ impl Folio {
     /// The same for a folio that others may map and unmap while this looks.
     ///
     /// Mappings and references are counted apart. Who maps takes the reference first, and who
-    /// unmaps drops it last, so there are never fewer references than mappings. Were the mappings
-    /// counted only once, one that came or went between the two counts could hide a reference. Pins
-    /// are counted by themselves if the folio is large, and are looked at besides.
+    /// unmaps drops it last, so there are never fewer references than mappings. If the folio is
+    /// large, the lock of its mapcount keeps the one while the other is read, so that no mapping
+    /// that comes or goes can hide a reference of another kind.
+    ///
+    /// # Context
+    ///
+    /// Any. For a large folio a bit spinlock is taken.
     #[inline]
     pub fn has_expected_refs_racing(&self) -> bool {
-        // SAFETY: By the type invariants this is a folio.
-        unsafe {
-            let before = bindings::folio_expected_ref_count(self.as_ptr());
-            let refs = bindings::folio_ref_count(self.as_ptr());
-
-            refs == before
-                && bindings::folio_expected_ref_count(self.as_ptr()) == refs
-                && !(self.is_large() && bindings::folio_maybe_dma_pinned(self.as_ptr()))
+        if !self.is_large() {
+            return self.has_expected_refs();
         }
+        // SAFETY: By the type invariants this is a folio, and it is large. The lock is given up
+        // again.
+        unsafe { bindings::folio_lock_large_mapcount(self.as_ptr()) };
+        let expected = self.has_expected_refs();
+        // SAFETY: As above, and the lock was taken just now.
+        unsafe { bindings::folio_unlock_large_mapcount(self.as_ptr()) };
+        expected
+    }
+
+    /// Whether somebody sleeps until the folio is unlocked. It may be somebody who waits for
+    /// another page whose queue is the same.
+    #[inline(always)]
+    pub fn has_waiters(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio.
+        unsafe { bindings::folio_test_waiters(self.as_ptr()) }
     }
 
     /// Whether several PTEs that follow each other may map the folio: because it is large, or
@@ -332,72 +345,111 @@ impl<'a> PageRef<'a> {
     }
 }
 
-/// Small folios that a PTE table maps, to do the same with all of them at once.
+/// The folios that a PTE table maps, each of them once.
+///
+/// Those that one PTE maps are small; to these the same can be done at once. Those that several
+/// may map, see [`Folio::may_recur`], are kept apart. Together they are no more than the table has
+/// entries.
 #[cfg(CONFIG_THP_COLLAPSE_RUST)]
 #[derive(Zeroable)]
-pub struct SmallFolios {
+pub struct MappedFolios {
+    /// Small ones from the front, recurring ones from the back.
     folios: [Option<FolioPtr>; PTRS_PER_PTE],
-    nr: usize,
+    small: usize,
+    recurring: usize,
 }
 
 #[cfg(CONFIG_THP_COLLAPSE_RUST)]
-impl SmallFolios {
+impl MappedFolios {
     /// Forgets the folios.
     #[inline]
     pub fn clear(&mut self) {
-        self.nr = 0;
+        (self.small, self.recurring) = (0, 0);
     }
 
-    /// Adds a folio. Returns [`None`] when there are as many as a table can map.
     #[inline(always)]
-    pub fn push(&mut self, folio: FolioPtr) -> Option<()> {
-        *self.folios.get_mut(self.nr)? = Some(folio);
-        self.nr = self.nr.wrapping_add(1);
+    fn is_full(&self) -> bool {
+        self.small.wrapping_add(self.recurring) >= PTRS_PER_PTE
+    }
+
+    /// Adds a small folio that no other PTE maps. Returns [`None`] when there are as many folios as
+    /// a table can map.
+    #[inline(always)]
+    pub fn push_small(&mut self, folio: FolioPtr) -> Option<()> {
+        if self.is_full() {
+            return None;
+        }
+        *self.folios.get_mut(self.small)? = Some(folio);
+        self.small = self.small.wrapping_add(1);
         Some(())
     }
 
-    /// The folios.
+    /// Adds a folio that other PTEs may map too. Returns [`None`] when there are as many folios as a
+    /// table can map.
     #[inline]
-    pub fn iter(&self) -> impl Iterator<Item = FolioPtr> + '_ {
-        self.folios.iter().take(self.nr).flatten().copied()
+    pub fn push_recurring(&mut self, folio: FolioPtr) -> Option<()> {
+        if self.is_full() {
+            return None;
+        }
+        let last = PTRS_PER_PTE.checked_sub(self.recurring.wrapping_add(1))?;
+
+        *self.folios.get_mut(last)? = Some(folio);
+        self.recurring = self.recurring.wrapping_add(1);
+        Some(())
     }
 
-    /// Removes the rmap of one PTE from each folio.
+    /// The recurring folios, the latest one first.
+    #[inline]
+    pub fn recurring(&self) -> impl Iterator<Item = FolioPtr> + '_ {
+        let first = PTRS_PER_PTE.saturating_sub(self.recurring);
+
+        self.folios.iter().skip(first).flatten().copied()
+    }
+
+    /// All folios.
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = FolioPtr> + '_ {
+        let small = self.folios.iter().take(self.small).flatten().copied();
+
+        Iterator::chain(small, self.recurring())
+    }
+
+    /// Removes the rmap of one PTE from each small folio.
     ///
     /// # Safety
     ///
-    /// - The folios are small and anonymous, and referenced.
+    /// - Those folios are anonymous, and referenced.
     /// - `vma` mapped each of them, by a PTE that is gone and whose rmap was not removed yet.
     /// - The lock of the PTE table that mapped them is held.
     #[inline]
-    pub unsafe fn remove_rmap(&mut self, vma: &VmaRef) {
-        // SAFETY: The first `nr` entries are folios; a `FolioPtr` in an `Option` is laid out as a
-        // pointer. The caller vouches for the rest. CAST: No more than a table has entries.
+    pub unsafe fn remove_rmap_of_small(&mut self, vma: &VmaRef) {
+        // SAFETY: The first `small` entries are folios; a `FolioPtr` in an `Option` is laid out as
+        // a pointer. The caller vouches for the rest. CAST: No more than a table has entries.
         unsafe {
             bindings::folios_remove_rmap_pte(
                 self.folios.as_mut_ptr().cast(),
-                self.nr as u32,
+                self.small as u32,
                 vma.as_ptr(),
             )
         };
     }
 
-    /// Unlocks each folio and drops a reference to it, after taking it out of the swap cache if
-    /// nobody else needs it there. Forgets the folios.
+    /// Unlocks each small folio and drops a reference to it, after taking it out of the swap cache
+    /// if nobody else needs it there. Forgets these folios.
     ///
     /// # Safety
     ///
-    /// The folios are small and anonymous. The caller owns the lock of each and one reference to
-    /// it, and gives up both.
+    /// Those folios are anonymous. The caller owns the lock of each and one reference to it, and
+    /// gives up both.
     ///
     /// # Context
     ///
     /// Process context, without a lock that freeing memory takes.
     #[inline]
-    pub unsafe fn unlock_put(&mut self) {
+    pub unsafe fn unlock_put_small(&mut self) {
         // SAFETY: As above.
-        unsafe { bindings::folios_unlock_put(self.folios.as_mut_ptr().cast(), self.nr as u32) };
-        self.nr = 0;
+        unsafe { bindings::folios_unlock_put(self.folios.as_mut_ptr().cast(), self.small as u32) };
+        self.small = 0;
     }
 }
 
