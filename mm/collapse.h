@@ -9,9 +9,7 @@
 #include <linux/jump_label.h>
 #include <linux/mm.h>
 #include <linux/types.h>
-
-struct mm_struct;
-struct vm_area_struct;
+#include <linux/uio.h>
 
 enum scan_result {
 	SCAN_FAIL,
@@ -59,12 +57,36 @@ enum collapse_pass {
 	COLLAPSE_PASS_INSTALL,
 };
 
+/* How many PTEs of each kind a window may have, and still be collapsed. */
+struct collapse_limits {
+	unsigned int none;
+	unsigned int swap;
+	unsigned int shared;
+};
+
+/* What the C code must know of a request, to serve a window of it. */
+struct collapse_policy {
+	struct collapse_limits limits;
+	gfp_t gfp;
+	bool heed_nohugepage;
+};
+
+/*
+ * In Rust: serves MADV_COLLAPSE of ranges, each page-aligned or refused, with
+ * flags MADV_F_COLLAPSE_*. Called without mmap_lock. Returns how many bytes it
+ * got through, or an error when these are none.
+ */
+ssize_t collapse_madvise(struct mm_struct *mm, const struct iovec *ranges,
+			 unsigned long nr_ranges, unsigned int flags);
+
 #ifdef CONFIG_THP_COLLAPSE_RUST
-/* In Rust: serves MADV_COLLAPSE. Called without mmap_lock. */
-int collapse_madvise(struct mm_struct *mm, size_t start, size_t end);
 /* In khugepaged.c: what that leaves to C. Called without mmap_lock. */
-int collapse_file_range(struct mm_struct *mm, unsigned long start,
-			unsigned long end);
+int collapse_file_window(struct mm_struct *mm, unsigned long addr,
+			 const struct collapse_policy *policy);
+void collapse_sysfs_limits(struct collapse_limits *limits);
+/* In memory.c. */
+vm_fault_t collapse_set_pmd(struct vm_fault *vmf, struct folio *folio,
+			    struct page *page, bool heed_nohugepage);
 /* In rmap.c, folio.c and page_alloc.c: for many small folios at once. */
 void folios_remove_rmap_pte(struct folio **folios, unsigned int nr,
 			    struct vm_area_struct *vma);
@@ -79,6 +101,13 @@ static inline bool folios_share_lruvec(const struct folio *a,
 		return false;
 #endif
 	return folio_nid(a) == folio_nid(b);
+}
+#else
+static inline vm_fault_t collapse_set_pmd(struct vm_fault *vmf,
+					  struct folio *folio, struct page *page,
+					  bool heed_nohugepage)
+{
+	return do_set_pmd(vmf, folio, page);
 }
 #endif
 

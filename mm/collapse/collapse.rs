@@ -47,6 +47,7 @@ mod isolate;
 mod node;
 mod outcome;
 mod policy;
+mod ranges;
 mod release;
 mod request;
 mod scan;

@@ -8,10 +8,11 @@ use crate::{
     outcome::Refusal,
     policy::{
         self,
+        Limits,
         Policy, //
     },
+    ranges::Ranges, //
 };
-use core::ops::Range;
 use kernel::{
     alloc::{
         Flags,
@@ -35,6 +36,8 @@ use kernel::{
             self,
             CollapseEvent, //
         },
+        thp,
+        virt::VmaRef,
         MmWithUser,
     },
     prelude::*,
@@ -91,11 +94,13 @@ impl<'mm> Spare<'mm> {
 pub(crate) struct Control<'mm> {
     pub(crate) mm: &'mm MmWithUser,
     pub(crate) policy: Policy,
-    /// How huge pages are allocated. Found out when the first one is needed, so that who has huge
-    /// pages already need not pay for it.
-    gfp: Option<Flags>,
     /// All of the request.
-    range: Range<usize>,
+    ranges: Ranges<'mm>,
+    /// How a page fault would allocate in the VMA at hand.
+    fault_gfp: Flags,
+    /// What [`policy::boldest_gfp`] told. It is asked when it first matters, so that who has huge
+    /// pages already need not pay for it.
+    boldest_gfp: Option<Option<Flags>>,
     pub(crate) spare: Spare<'mm>,
     /// Whether this CPU has drained its LRU caches.
     pub(crate) drained_here: bool,
@@ -111,7 +116,7 @@ impl<'mm> Control<'mm> {
     pub(crate) fn new(
         mm: &'mm MmWithUser,
         policy: Policy,
-        range: Range<usize>,
+        ranges: Ranges<'mm>,
     ) -> Result<Self, Refusal> {
         let kits = KVec::with_capacity(BATCH_MAX, GFP_KERNEL).map_err(|_| Refusal::NoMemory)?;
         let saved = KVec::with_capacity(BATCH_MAX, GFP_KERNEL).map_err(|_| Refusal::NoMemory)?;
@@ -120,8 +125,9 @@ impl<'mm> Control<'mm> {
         Ok(Self {
             mm,
             policy,
-            gfp: None,
-            range,
+            ranges,
+            fault_gfp: thp::GFP_TRANSHUGE_LIGHT,
+            boldest_gfp: None,
             spare: Spare { kits, saved },
             drained_here: false,
             drained: false,
@@ -169,16 +175,33 @@ impl<'mm> Control<'mm> {
         })
     }
 
-    fn gfp(&mut self) -> Result<Flags, Refusal> {
-        if let Some(gfp) = self.gfp {
-            return Ok(gfp);
-        }
-        let gfp = policy::gfp(self.mm, self.policy.stability, self.range.clone())
-            .map_err(|_| Refusal::Killed)?
-            .ok_or(Refusal::Gone)?;
+    /// Windows of this VMA come next. Returns the limits there.
+    pub(crate) fn enter(&mut self, vma: &VmaRef) -> Limits {
+        self.fault_gfp = vma.thp_gfp();
+        self.policy.limits_in(vma)
+    }
 
-        self.gfp = Some(gfp);
-        Ok(gfp)
+    /// How to allocate a huge page for the VMA at hand. May sleep.
+    pub(crate) fn gfp(&mut self) -> Result<Flags, Refusal> {
+        let Self {
+            mm,
+            policy,
+            ranges,
+            boldest_gfp,
+            ..
+        } = self;
+
+        policy
+            .gfp(self.fault_gfp, || {
+                if let Some(gfp) = *boldest_gfp {
+                    return Ok(gfp);
+                }
+                let gfp = policy::boldest_gfp(mm, policy.stability, *ranges)?;
+
+                *boldest_gfp = Some(gfp);
+                Ok(gfp)
+            })
+            .map_err(|_| Refusal::Killed)
     }
 
     /// Adapts the size of batches: half when somebody waits for our lock, double when nobody does.

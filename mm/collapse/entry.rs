@@ -3,62 +3,168 @@
 //! Where C code comes in, and where it is called. No other file of this module knows of bindings.
 
 use crate::{
+    outcome::Refusal,
     policy::{
+        Asked,
+        Caller,
         Limits,
         Policy, //
     },
-    request,
+    ranges::Segment,
+    request, //
 };
 use core::{
-    ffi::c_int,
-    ops::Range, //
+    ffi::{
+        c_int,
+        c_uint, //
+    },
+    mem::{
+        offset_of,
+        size_of, //
+    },
+    ptr,
+    slice, //
 };
 use kernel::{
+    alloc::Flags,
     bindings,
-    error::to_result,
     mm::{
-        stable::Stability,
+        thp,
         MmWithUser, //
     },
     prelude::*,
 };
 
-/// Serves MADV_COLLAPSE. `start..end` is page-aligned and does not wrap.
+// A segment is an iovec by another name.
+const _: () = assert!(
+    size_of::<Segment>() == size_of::<bindings::iovec>()
+        && offset_of!(Segment, addr) == offset_of!(bindings::iovec, iov_base)
+        && offset_of!(Segment, len) == offset_of!(bindings::iovec, iov_len)
+);
+
+/// Serves MADV_COLLAPSE. Returns how many bytes of the ranges it got through, or an error when
+/// these are none.
 ///
 /// # Safety
 ///
 /// `mm` is valid, and its users cannot all go away while this runs. Neither its mmap_lock nor any
-/// VMA lock of it is held by the caller, who may sleep.
+/// VMA lock of it is held by the caller, who may sleep. `ranges` points to `nr_ranges` iovecs that
+/// nobody changes meanwhile.
 #[export]
 pub(crate) unsafe extern "C" fn collapse_madvise(
     mm: *mut bindings::mm_struct,
-    start: usize,
-    end: usize,
-) -> c_int {
+    ranges: *const bindings::iovec,
+    nr_ranges: usize,
+    flags: c_uint,
+) -> isize {
     // SAFETY: By this function's contract.
     let mm = unsafe { MmWithUser::from_raw(mm) };
-    let own = current!()
-        .mm()
-        .is_some_and(|own| core::ptr::eq(own.as_raw(), mm.as_raw()));
-    let stability = if own { Stability::Vma } else { Stability::Mmap };
-
-    let policy = Policy {
-        limits: Limits::NONE,
-        // Who acts on the memory of others, or for nobody, as DAMON does, heeds its owner.
-        heed_nohugepage: !own,
-        stability,
+    // SAFETY: By this function's contract. A segment has the layout of an iovec.
+    let segments = unsafe { slice::from_raw_parts(ranges.cast::<Segment>(), nr_ranges) };
+    let asked = Asked {
+        limits: flags & bindings::MADV_F_COLLAPSE_LIMITS != 0,
+        defrag: flags & bindings::MADV_F_COLLAPSE_DEFRAG != 0,
     };
 
-    match request::collapse(mm, start..end, policy) {
-        Ok(()) => 0,
-        Err(err) => err.to_errno(),
+    match Policy::new(asked, caller(mm, asked), sysfs_limits)
+        .and_then(|policy| request::collapse(mm, policy, segments))
+    {
+        // No address space has more than that.
+        Ok(bytes) => bytes.try_into().unwrap_or(isize::MAX),
+        Err(err) => err.to_errno() as isize,
     }
 }
 
-/// Lets the C code collapse windows of a file or of shmem.
-pub(crate) fn collapse_file(mm: &MmWithUser, range: Range<usize>) -> Result {
-    // SAFETY: The mm is valid and no lock of it is held.
-    to_result(unsafe { bindings::collapse_file_range(mm.as_raw(), range.start, range.end) })
+/// Who asks for a collapse in `mm`.
+fn caller(mm: &MmWithUser, asked: Asked) -> Caller {
+    let current = current!();
+    let Some(own) = current.mm() else {
+        return Caller::Kernel;
+    };
+    if ptr::eq(own.as_raw(), mm.as_raw()) {
+        return Caller::Owner;
+    }
+
+    let cap = bindings::CAP_SYS_ADMIN as c_int;
+    let admin = if asked.limits {
+        // It can do without, so that lacking it is nothing to report.
+        // SAFETY: Looks at the credentials of the current task only.
+        unsafe { bindings::capable_noaudit(cap) }
+    } else {
+        // SAFETY: As above.
+        unsafe { bindings::capable(cap) }
+    };
+
+    Caller::Other { admin }
+}
+
+/// The limits of sysfs as they stand now.
+fn sysfs_limits() -> Limits {
+    let mut limits = bindings::collapse_limits::default();
+
+    // SAFETY: Writes to what it is given.
+    unsafe { bindings::collapse_sysfs_limits(&mut limits) };
+    Limits {
+        none: limits.none as usize,
+        swap: limits.swap as usize,
+        shared: limits.shared as usize,
+    }
+}
+
+/// Has the C code collapse a window of a file or of shmem. May sleep.
+pub(crate) fn collapse_file_window(
+    mm: &MmWithUser,
+    addr: usize,
+    limits: Limits,
+    gfp: Flags,
+    heed_nohugepage: bool,
+) -> Result<(), Refusal> {
+    let policy = bindings::collapse_policy {
+        // Limits are no larger than a window has PTEs.
+        limits: bindings::collapse_limits {
+            none: limits.none as c_uint,
+            swap: limits.swap as c_uint,
+            shared: limits.shared as c_uint,
+        },
+        gfp: thp::raw_gfp(gfp),
+        heed_nohugepage,
+    };
+    // SAFETY: The mm is valid and no lock of it is held. The policy outlives the call.
+    let result = unsafe { bindings::collapse_file_window(mm.as_raw(), addr, &policy) };
+
+    if result < 0 {
+        return Err(match Error::from_errno(result) {
+            EINTR => Refusal::Killed,
+            _ => Refusal::NoMemory,
+        });
+    }
+    match result as bindings::scan_result {
+        bindings::scan_result_SCAN_SUCCEED | bindings::scan_result_SCAN_PMD_MAPPED => Ok(()),
+        bindings::scan_result_SCAN_EXCEED_NONE_PTE => Err(Refusal::TooManyHoles),
+        bindings::scan_result_SCAN_EXCEED_SWAP_PTE => Err(Refusal::TooManySwapped),
+        bindings::scan_result_SCAN_PAGE_LOCK => Err(Refusal::Locked),
+        bindings::scan_result_SCAN_PAGE_COUNT
+        | bindings::scan_result_SCAN_PAGE_LRU
+        | bindings::scan_result_SCAN_DEL_PAGE_LRU => Err(Refusal::Referenced),
+        bindings::scan_result_SCAN_PAGE_FILLED | bindings::scan_result_SCAN_PAGE_ANON => {
+            Err(Refusal::Raced)
+        }
+        bindings::scan_result_SCAN_PAGE_HAS_PRIVATE
+        | bindings::scan_result_SCAN_PAGE_DIRTY_OR_WRITEBACK => Err(Refusal::Writeback),
+        bindings::scan_result_SCAN_ALLOC_HUGE_PAGE_FAIL => Err(Refusal::NoHugePage),
+        bindings::scan_result_SCAN_CGROUP_CHARGE_FAIL => Err(Refusal::Charge),
+        bindings::scan_result_SCAN_COPY_MC => Err(Refusal::MachineCheck),
+        bindings::scan_result_SCAN_PTE_UFFD => Err(Refusal::Uffd),
+        bindings::scan_result_SCAN_SCAN_ABORT => Err(Refusal::TooFar),
+        bindings::scan_result_SCAN_VMA_CHECK | bindings::scan_result_SCAN_ADDRESS_RANGE => {
+            Err(Refusal::Unfit)
+        }
+        bindings::scan_result_SCAN_ANY_PROCESS | bindings::scan_result_SCAN_VMA_NULL => {
+            Err(Refusal::Gone)
+        }
+        // The pages of the file are not to be had, or not ours to move.
+        _ => Err(Refusal::Foreign),
+    }
 }
 
 /// The passes of a collapse.

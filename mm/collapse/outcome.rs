@@ -3,11 +3,8 @@
 //! Why windows are not collapsed, and what the caller is told.
 
 use kernel::{
-    error::{
-        code::*,
-        Error, //
-    },
-    prelude::*,
+    error::code::*,
+    prelude::*, //
 };
 
 /// Why a window, or the rest of a request, was not collapsed.
@@ -55,8 +52,8 @@ pub(crate) enum Refusal {
     NoMemory,
     /// A fatal signal came.
     Killed,
-    /// The C code that serves files and shmem refused, with this errno.
-    File(Error),
+    /// A file system still has use for the base pages of its file, such as to write them back.
+    Writeback,
 }
 
 /// What the caller can do about a refusal. When several windows were refused, the last of these
@@ -88,20 +85,15 @@ impl Refusal {
             | Refusal::MachineCheck
             | Refusal::Unfit
             | Refusal::Gone => Advice::Invalid,
-            Refusal::Locked | Refusal::Referenced | Refusal::Raced => Advice::Again,
+            Refusal::Locked | Refusal::Referenced | Refusal::Raced | Refusal::Writeback => {
+                Advice::Again
+            }
             Refusal::TooManyHoles
             | Refusal::TooManySwapped
             | Refusal::TooManyShared
             | Refusal::Charge => Advice::Busy,
             Refusal::NoHugePage | Refusal::NoMemory => Advice::NoMemory,
             Refusal::Killed => Advice::Interrupted,
-            Refusal::File(err) => match err {
-                EINTR => Advice::Interrupted,
-                ENOMEM => Advice::NoMemory,
-                EBUSY => Advice::Busy,
-                EAGAIN => Advice::Again,
-                _ => Advice::Invalid,
-            },
         }
     }
 
@@ -114,7 +106,6 @@ impl Refusal {
                 | Refusal::NoMemory
                 | Refusal::Gone
                 | Refusal::Killed
-                | Refusal::File(ENOMEM | EINTR)
         )
     }
 
@@ -182,8 +173,7 @@ mod tests {
         assert_eq!(told(&[Refusal::Charge]), Err(EBUSY));
         assert_eq!(told(&[Refusal::NoHugePage]), Err(ENOMEM));
         assert_eq!(told(&[Refusal::Killed]), Err(EINTR));
-        assert_eq!(told(&[Refusal::File(EBUSY)]), Err(EBUSY));
-        assert_eq!(told(&[Refusal::File(ENOENT)]), Err(EINVAL));
+        assert_eq!(told(&[Refusal::Writeback]), Err(EAGAIN));
     }
 
     #[test]

@@ -2,11 +2,23 @@
 
 //! What a request may do: made once, from its flags, its caller and sysfs, and never looked up
 //! again.
+//!
+//! | question        | rule                                                                     |
+//! |-----------------|--------------------------------------------------------------------------|
+//! | may it at all   | on memory of its own, or for the kernel, yes; on that of another process |
+//! |                 | with LIMITS or CAP_SYS_ADMIN                                             |
+//! | limits of sysfs | only with LIMITS, and as they stood when the call began                  |
+//! | userfaultfd     | where it is armed no hole is filled, whatever else is asked              |
+//! | MADV_NOHUGEPAGE | overruled by the owner of the memory and by CAP_SYS_ADMIN                |
+//! | allocation      | as page faults do, see [`Policy::gfp`]; with DEFRAG as hard as can be    |
+//!
+//! CAP_SYS_ADMIN is asked for in the initial user namespace, as process_madvise() asks for
+//! CAP_SYS_NICE. What is taken is memory of the whole system, and the limits are those of who
+//! administrates that: root in a namespace of its own has no say in either.
 
-use core::ops::Range;
+use crate::ranges::Ranges;
 use kernel::{
     alloc::Flags,
-    error::Result,
     mm::{
         pgtable::PTRS_PER_PTE,
         stable::Stability,
@@ -14,7 +26,32 @@ use kernel::{
         virt::VmaRef,
         MmWithUser, //
     },
+    prelude::*,
+    task::cond_resched, //
 };
+
+/// What the flags of process_madvise() ask for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Asked {
+    /// MADV_F_COLLAPSE_LIMITS: to heed the limits of sysfs.
+    pub(crate) limits: bool,
+    /// MADV_F_COLLAPSE_DEFRAG: to reclaim and compact where page faults would not.
+    pub(crate) defrag: bool,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Caller {
+    /// A task, for memory of its own. That goes for the workers of io_uring too.
+    Owner,
+    /// A task, for the memory of another process.
+    Other {
+        /// It has CAP_SYS_ADMIN.
+        admin: bool,
+    },
+    /// The kernel, for nobody, as DAMON does.
+    Kernel,
+}
 
 /// How many PTEs of each kind a window may have and still be collapsed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,9 +74,11 @@ impl Limits {
 }
 
 /// What a request may do.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Policy {
-    pub(crate) limits: Limits,
+    limits: Limits,
+    /// Whether every allocation may reclaim and compact.
+    defrag: bool,
     /// Whether MADV_NOHUGEPAGE is heeded.
     pub(crate) heed_nohugepage: bool,
     /// What keeps VMAs stable.
@@ -47,9 +86,42 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
+    /// Decides what a request may do. `sysfs` tells the limits that sysfs sets, and is asked only
+    /// when they matter.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` when it may do nothing.
+    pub(crate) fn new(
+        asked: Asked,
+        caller: Caller,
+        sysfs: impl FnOnce() -> Limits,
+    ) -> Result<Self> {
+        if caller == (Caller::Other { admin: false }) && !asked.limits {
+            return Err(EPERM);
+        }
+        Ok(Self {
+            limits: if asked.limits { sysfs() } else { Limits::NONE },
+            defrag: asked.defrag,
+            heed_nohugepage: match caller {
+                Caller::Owner => false,
+                Caller::Other { admin } => !admin,
+                Caller::Kernel => true,
+            },
+            stability: match caller {
+                Caller::Owner => Stability::Vma,
+                Caller::Other { .. } | Caller::Kernel => Stability::Mmap,
+            },
+        })
+    }
+
     /// The limits in a VMA.
     pub(crate) fn limits_in(&self, vma: &VmaRef) -> Limits {
-        if vma.is_userfaultfd_armed() {
+        self.limits_where(vma.is_userfaultfd_armed())
+    }
+
+    fn limits_where(&self, userfaultfd_armed: bool) -> Limits {
+        if userfaultfd_armed {
             // Who watches for missing pages wants to be asked before a hole is filled.
             return Limits {
                 none: 0,
@@ -58,37 +130,259 @@ impl Policy {
         }
         self.limits
     }
+
+    /// How to allocate for a window, when a page fault there would with `fault`: like that. But
+    /// when that may not reclaim and compact, and a fault in any VMA of the request may, so may
+    /// this: `boldest` tells how, and is asked in no other case.
+    pub(crate) fn gfp(
+        &self,
+        fault: Flags,
+        boldest: impl FnOnce() -> Result<Option<Flags>>,
+    ) -> Result<Flags> {
+        if self.defrag {
+            return Ok(thp::GFP_TRANSHUGE);
+        }
+        if thp::may_reclaim(fault) {
+            return Ok(fault);
+        }
+        Ok(boldest()?.unwrap_or(fault))
+    }
 }
 
-/// How the huge pages of a request are allocated: as a page fault would, in the one of its VMAs
-/// that lets it try hardest.
+/// How page faults allocate huge pages in the first VMA of a request that lets them reclaim and
+/// compact. [`None`] when there is no such VMA.
 ///
-/// [`None`] when nothing is mapped in the range.
-pub(crate) fn gfp(
+/// # Errors
+///
+/// `EINTR` when a fatal signal came.
+///
+/// # Context
+///
+/// May sleep.
+pub(crate) fn boldest_gfp(
     mm: &MmWithUser,
     stability: Stability,
-    range: Range<usize>,
+    ranges: Ranges<'_>,
 ) -> Result<Option<Flags>> {
-    let Range {
-        start: mut addr,
-        end,
-    } = range;
-    let mut best = None;
-
-    while addr < end {
-        let Some(vma) = mm.find_stable_vma(addr, stability)? else {
-            break;
+    for segment in ranges.segments() {
+        // A request ends at the first segment that cannot be served: see `request::collapse`.
+        let range = match ranges.pages(segment) {
+            Ok(range) => range,
+            Err(EINTR) => return Err(EINTR),
+            Err(_) => break,
         };
-        if vma.start() >= end {
-            break;
-        }
-        let gfp = vma.thp_gfp();
+        let mut addr = range.start;
 
-        if thp::may_reclaim(gfp) {
-            return Ok(Some(gfp));
+        while addr < range.end {
+            if current!().fatal_signal_pending() {
+                return Err(EINTR);
+            }
+            cond_resched();
+            let Some(vma) = mm.find_stable_vma(addr, stability)? else {
+                break;
+            };
+            if vma.start() >= range.end {
+                break;
+            }
+            let gfp = vma.thp_gfp();
+
+            if thp::may_reclaim(gfp) {
+                return Ok(Some(gfp));
+            }
+            addr = vma.end();
         }
-        best = best.or(Some(gfp));
-        addr = vma.end();
     }
-    Ok(best)
+    Ok(None)
+}
+
+#[cfg(CONFIG_THP_COLLAPSE_RUST_KUNIT_TEST)]
+#[kernel::prelude::kunit_tests(thp_collapse_policy)]
+mod tests {
+    use super::*;
+    use kernel::alloc::flags::{
+        __GFP_NOWARN, //
+        GFP_KERNEL,
+        GFP_NOWAIT,
+    };
+
+    const SYSFS: Limits = Limits {
+        none: 7,
+        swap: 5,
+        shared: 3,
+    };
+    const ASKED: [Asked; 4] = [
+        asked(false, false),
+        asked(true, false),
+        asked(false, true),
+        asked(true, true),
+    ];
+    const CALLERS: [Caller; 4] = [
+        Caller::Owner,
+        Caller::Other { admin: true },
+        Caller::Other { admin: false },
+        Caller::Kernel,
+    ];
+
+    const fn asked(limits: bool, defrag: bool) -> Asked {
+        Asked { limits, defrag }
+    }
+
+    fn every(mut check: impl FnMut(Asked, Caller, Result<Policy>)) {
+        for asked in ASKED {
+            for caller in CALLERS {
+                check(asked, caller, Policy::new(asked, caller, || SYSFS));
+            }
+        }
+    }
+
+    #[test]
+    fn only_others_without_capability_must_accept_the_limits() {
+        let mut refused = 0;
+
+        every(|asked, caller, policy| {
+            if let Err(err) = policy {
+                assert_eq!(err, EPERM);
+                assert_eq!(caller, Caller::Other { admin: false });
+                assert!(!asked.limits);
+                refused += 1;
+            }
+        });
+        // With DEFRAG and without.
+        assert_eq!(refused, 2);
+    }
+
+    #[test]
+    fn limits_are_those_of_sysfs_if_asked_for() {
+        every(|asked, _, policy| {
+            let Ok(policy) = policy else { return };
+            let limits = policy.limits_where(false);
+
+            assert_eq!(limits, if asked.limits { SYSFS } else { Limits::NONE });
+        });
+    }
+
+    #[test]
+    fn no_hole_is_filled_where_userfaultfd_watches() {
+        every(|asked, _, policy| {
+            let Ok(policy) = policy else { return };
+            let limits = policy.limits_where(true);
+
+            assert_eq!(limits.none, 0);
+            assert_eq!(limits.swap, if asked.limits { 5 } else { PTRS_PER_PTE });
+            assert_eq!(limits.shared, if asked.limits { 3 } else { PTRS_PER_PTE });
+        });
+    }
+
+    #[test]
+    fn only_owner_and_administrator_overrule_madv_nohugepage() {
+        every(|_, caller, policy| {
+            let Ok(policy) = policy else { return };
+
+            assert_eq!(
+                policy.heed_nohugepage,
+                match caller {
+                    Caller::Owner | Caller::Other { admin: true } => false,
+                    Caller::Other { admin: false } | Caller::Kernel => true,
+                }
+            );
+        });
+    }
+
+    #[test]
+    fn vma_locks_serve_the_own_mm_only() {
+        every(|_, caller, policy| {
+            let Ok(policy) = policy else { return };
+
+            let own = caller == Caller::Owner;
+
+            assert_eq!(
+                policy.stability,
+                if own { Stability::Vma } else { Stability::Mmap }
+            );
+        });
+    }
+
+    /// The modes of sysfs' "defrag".
+    #[derive(Clone, Copy, PartialEq)]
+    enum Defrag {
+        Always,
+        Defer,
+        DeferMadvise,
+        Madvise,
+        Never,
+    }
+
+    // Flags that stand for those of `vma_thp_gfp_mask()`, one for each thing that it says.
+    const HARD: Flags = GFP_KERNEL;
+    const KSWAPD: Flags = GFP_NOWAIT;
+    const NOTHING: Flags = __GFP_NOWARN;
+
+    /// How a page fault allocates in a VMA, marked by MADV_HUGEPAGE or not.
+    fn fault(defrag: Defrag, advised: bool) -> Flags {
+        match (defrag, advised) {
+            // Without the mark it gives up sooner.
+            (Defrag::Always, false) => HARD | __GFP_NOWARN,
+            (Defrag::Always, true) => HARD,
+            (Defrag::Defer, _) => KSWAPD,
+            (Defrag::DeferMadvise | Defrag::Madvise, true) => HARD,
+            (Defrag::DeferMadvise, false) => KSWAPD,
+            (Defrag::Madvise, false) => NOTHING,
+            (Defrag::Never, _) => NOTHING,
+        }
+    }
+
+    /// What `boldest_gfp()` tells of a request with two VMAs.
+    fn boldest(faults: [Flags; 2]) -> Option<Flags> {
+        faults.into_iter().find(|gfp| thp::may_reclaim(*gfp))
+    }
+
+    #[test]
+    fn allocation_is_that_of_the_boldest_fault() {
+        let modes = [
+            Defrag::Always,
+            Defrag::Defer,
+            Defrag::DeferMadvise,
+            Defrag::Madvise,
+            Defrag::Never,
+        ];
+
+        every(|asked, _, policy| {
+            let Ok(policy) = policy else { return };
+
+            for mode in modes {
+                for (advised, other_advised) in
+                    [(false, false), (false, true), (true, false), (true, true)]
+                {
+                    let (own, other) = (fault(mode, advised), fault(mode, other_advised));
+                    let mut walked = false;
+                    let gfp = policy.gfp(own, || {
+                        walked = true;
+                        Ok(boldest([own, other]))
+                    });
+                    let gated = matches!(mode, Defrag::DeferMadvise | Defrag::Madvise);
+                    let expected = match (asked.defrag, advised || !gated, other_advised) {
+                        (true, _, _) => thp::GFP_TRANSHUGE,
+                        // What the window's own VMA has to say is enough.
+                        (false, true, _) => own,
+                        (false, false, true) => HARD,
+                        (false, false, false) => own,
+                    };
+
+                    assert!(gfp == Ok(expected));
+                    // Nobody pays for looking at VMAs when it makes no difference.
+                    let matters = !asked.defrag && !thp::may_reclaim(own);
+
+                    assert_eq!(walked, matters);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_signal_while_looking_at_vmas_is_passed_on() {
+        if let Ok(policy) = Policy::new(asked(false, false), Caller::Owner, || SYSFS) {
+            assert!(policy.gfp(NOTHING, || Err(EINTR)) == Err(EINTR));
+            assert!(policy.gfp(NOTHING, || Ok(None)) == Ok(NOTHING));
+        }
+    }
 }

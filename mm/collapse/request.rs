@@ -30,6 +30,10 @@ use crate::{
         Limits,
         Policy, //
     },
+    ranges::{
+        Ranges,
+        Segment, //
+    },
     scan::{
         scan,
         Candidate,
@@ -42,10 +46,14 @@ use kernel::{
     mm::{
         folio,
         pgtable::{
+            PmdKind,
             PMD_SIZE,
             PUD_SIZE, //
         },
-        stable::StableVma,
+        stable::{
+            Stability,
+            StableVma, //
+        },
         virt::VmaRef,
         MmWithUser,
     },
@@ -70,18 +78,35 @@ struct Request<'mm> {
     ended: bool,
 }
 
-/// Collapses what can be collapsed of a range.
-pub(crate) fn collapse(mm: &MmWithUser, range: Range<usize>, policy: Policy) -> Result {
+/// Collapses what can be collapsed of some ranges, and returns how many bytes it got through.
+///
+/// As process_madvise() does, this ends with the first range that was not wholly served, and tells
+/// why only when that is also the first of all.
+pub(crate) fn collapse(mm: &MmWithUser, policy: Policy, segments: &[Segment]) -> Result<usize> {
+    let ranges = Ranges::new(mm, policy.stability, segments);
     let mut request = Request {
-        control: Control::new(mm, policy, range.clone()).map_err(|_| ENOMEM)?,
+        control: Control::new(mm, policy, ranges).map_err(|_| ENOMEM)?,
         outcome: Outcome::default(),
         again: KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?,
         undrained: KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?,
         ended: false,
     };
+    let mut bytes: usize = 0;
 
-    request.walk(range);
-    request.outcome.into_result()
+    for segment in ranges.segments() {
+        let result = ranges.pages(segment).and_then(|range| {
+            request.walk(range);
+            core::mem::take(&mut request.outcome).into_result()
+        });
+
+        match result {
+            // The kernel lets no vector be longer than a size can tell.
+            Ok(()) => bytes = bytes.saturating_add(segment.len),
+            Err(err) if bytes == 0 => return Err(err),
+            Err(_) => break,
+        }
+    }
+    Ok(bytes)
 }
 
 impl<'mm> Request<'mm> {
@@ -100,6 +125,9 @@ impl<'mm> Request<'mm> {
         while addr < end && !self.ended {
             if current!().fatal_signal_pending() {
                 return self.note(Refusal::Killed);
+            }
+            if self.control.policy.stability == Stability::Mmap && self.control.mm.is_abandoned() {
+                return self.note(Refusal::Gone);
             }
             cond_resched();
             let vma = match self
@@ -120,13 +148,7 @@ impl<'mm> Request<'mm> {
             }
             let vma_end = vma.end().min(end);
 
-            if !vma.is_anonymous() {
-                drop(vma);
-                if let Err(err) = entry::collapse_file(self.control.mm, addr..vma_end) {
-                    self.note(Refusal::File(err));
-                }
-                addr = vma_end;
-            } else if !vma.may_collapse(self.control.policy.heed_nohugepage) {
+            if !vma.may_collapse(self.control.policy.heed_nohugepage) {
                 self.note(Refusal::Unfit);
                 addr = vma_end;
             } else {
@@ -136,12 +158,46 @@ impl<'mm> Request<'mm> {
                     addr = vma_end;
                     continue;
                 }
-                addr = self.collapse_some(vma, windows.clone());
+                addr = if vma.is_anonymous() {
+                    self.collapse_some(vma, windows.clone())
+                } else {
+                    self.collapse_file(vma, windows.clone())
+                };
                 if addr >= windows.end {
                     addr = vma_end;
                 }
             }
         }
+    }
+
+    /// Has the C code collapse the first window of `range`, in a file or in shmem, that is not
+    /// huge. Returns where to go on.
+    fn collapse_file(&mut self, vma: StableVma<'mm>, range: Range<usize>) -> usize {
+        // Mappings whose huge pages are of another kind, of hugetlb and DAX, may not be collapsed.
+        let is_huge =
+            |addr: &usize| vma.pmd(*addr).map(|slot| slot.read().kind()) == Some(PmdKind::Huge);
+        let Some(addr) = range.clone().step_by(PMD_SIZE).find(|addr| !is_huge(addr)) else {
+            return range.end;
+        };
+        let limits = self.control.enter(&vma);
+
+        drop(vma);
+        let result = self.control.gfp().and_then(|gfp| {
+            let Control { mm, policy, .. } = &self.control;
+
+            entry::collapse_file_window(mm, addr, limits, gfp, policy.heed_nohugepage)
+        });
+
+        match result {
+            Ok(()) => {}
+            Err(Refusal::Referenced) if !self.control.drained => {
+                folio::lru_add_drain_all();
+                self.control.drained = true;
+                return addr;
+            }
+            Err(refusal) => self.note(refusal),
+        }
+        addr + PMD_SIZE
     }
 
     /// Scans windows from the first of `range` on, until there is a batch of them; collapses these,
@@ -197,7 +253,7 @@ impl<'mm> Request<'mm> {
                 Err(refusal) if refusal.ends_request() => return,
                 Err(_) => continue,
             };
-            let limits = self.control.policy.limits_in(&vma);
+            let limits = self.control.enter(&vma);
 
             match self.scan(&vma, window.addr, &limits) {
                 Ok(Found::Huge) => {}
@@ -254,7 +310,7 @@ impl<'mm> Request<'mm> {
         range: Range<usize>,
         candidates: &mut KVec<(Candidate, u8)>,
     ) -> usize {
-        let limits = self.control.policy.limits_in(vma);
+        let limits = self.control.enter(vma);
         let mut addr = range.start;
         let mut scanned = 0;
 

@@ -69,7 +69,9 @@ fn scan_result(refusal: Refusal) -> ScanResult {
         Refusal::Gone => ScanResult::VMA_NULL,
         Refusal::NoHugePage => ScanResult::ALLOC_HUGE_PAGE_FAIL,
         Refusal::Charge => ScanResult::CGROUP_CHARGE_FAIL,
-        Refusal::Raced | Refusal::NoMemory | Refusal::Killed | Refusal::File(_) => ScanResult::FAIL,
+        Refusal::Raced | Refusal::NoMemory | Refusal::Killed | Refusal::Writeback => {
+            ScanResult::FAIL
+        }
     }
 }
 

@@ -85,7 +85,45 @@ impl Deref for StableVma<'_> {
     }
 }
 
+/// Removes the tag from an address of the current task.
+#[inline]
+pub fn untagged_addr(addr: usize) -> usize {
+    // SAFETY: Looks at the current task only.
+    unsafe { bindings::untagged_addr(addr) }
+}
+
+impl MmapReadGuard<'_> {
+    /// Removes the tag from an address of a task of this mm.
+    #[inline]
+    pub fn untagged_addr(&self, addr: usize) -> usize {
+        // SAFETY: The mm is valid and mmap_lock is held.
+        unsafe { bindings::untagged_addr_remote(self.mm.as_raw(), addr) }
+    }
+}
+
 impl MmWithUser {
+    /// Locks the mmap read lock.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` when a fatal signal came while waiting for it.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    #[inline]
+    pub fn mmap_read_lock_killable(&self) -> Result<MmapReadGuard<'_>> {
+        // SAFETY: The mm is valid.
+        if unsafe { bindings::mmap_read_lock_killable(self.as_raw()) } != 0 {
+            return Err(EINTR);
+        }
+        // INVARIANT: The lock was taken just now.
+        Ok(MmapReadGuard {
+            mm: self,
+            _nts: NotThreadSafe,
+        })
+    }
+
     /// Finds the first VMA that ends above `addr`, and keeps it stable. It may begin above `addr`.
     ///
     /// Returns [`None`] when there is none. Asked for the VMA lock, this may return a VMA under the
@@ -107,15 +145,7 @@ impl MmWithUser {
             }
         }
 
-        // SAFETY: The mm is valid.
-        if unsafe { bindings::mmap_read_lock_killable(self.as_raw()) } != 0 {
-            return Err(EINTR);
-        }
-        // INVARIANT: The lock was taken just now.
-        let guard = MmapReadGuard {
-            mm: self,
-            _nts: NotThreadSafe,
-        };
+        let guard = self.mmap_read_lock_killable()?;
         // SAFETY: The mm is valid and mmap_lock is held.
         let vma = unsafe { bindings::find_vma(self.as_raw(), addr) };
         let Some(vma) = ptr::NonNull::new(vma) else {

@@ -72,6 +72,17 @@ impl VmaRef {
 }
 
 impl MmWithUser {
+    /// Whether nobody but the caller, who is not a task of it, keeps this address space: its last
+    /// task has exited or executed another program. Who merely looks at it may hide this for a
+    /// while.
+    #[inline]
+    pub fn is_abandoned(&self) -> bool {
+        // SAFETY: The mm is valid. The count is an atomic of C, read like one.
+        unsafe {
+            core::ptr::read_volatile(&(*self.as_raw()).__bindgen_anon_1.mm_users.counter) == 1
+        }
+    }
+
     /// Whether the OOM killer took away pages of this address space, so that what is empty may
     /// have held data.
     #[inline]
@@ -81,6 +92,18 @@ impl MmWithUser {
             bindings::mm_flags_test(bindings::MMF_UNSTABLE as core::ffi::c_int, self.as_raw())
         }
     }
+}
+
+/// How huge pages are allocated when they shall neither cost nor disturb anything.
+pub const GFP_TRANSHUGE_LIGHT: Flags = Flags::from_raw(bindings::GFP_TRANSHUGE_LIGHT);
+
+/// How huge pages are allocated when it may take reclaim and compaction.
+pub const GFP_TRANSHUGE: Flags = Flags::from_raw(bindings::GFP_TRANSHUGE);
+
+/// What C code calls these flags.
+#[inline]
+pub fn raw_gfp(gfp: Flags) -> bindings::gfp_t {
+    gfp.as_raw()
 }
 
 /// Whether an allocation may reclaim and compact by itself.
