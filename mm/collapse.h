@@ -9,7 +9,8 @@
 #include <linux/jump_label.h>
 #include <linux/mm.h>
 #include <linux/types.h>
-#include <linux/uio.h>
+
+struct iovec;
 
 enum scan_result {
 	SCAN_FAIL,
