@@ -8,13 +8,13 @@ use crate::{
     outcome::Refusal,
     policy::{
         self,
-        Limits,
         Policy, //
     },
     ranges::Ranges, //
 };
 use kernel::{
     alloc::{
+        AllocError,
         Flags,
         KVBox,
         KVec, //
@@ -78,6 +78,21 @@ pub(crate) struct Spare<'mm> {
 }
 
 impl<'mm> Spare<'mm> {
+    /// Makes room for all that can be taken back. Only `Control::provide()` does that.
+    fn make_room(&mut self) -> Result<(), Refusal> {
+        if self.kits.capacity() < BATCH_MAX {
+            self.kits
+                .reserve(BATCH_MAX, GFP_KERNEL)
+                .map_err(|_| Refusal::NoMemory)?;
+        }
+        if self.saved.capacity() < BATCH_MAX {
+            self.saved
+                .reserve(BATCH_MAX, GFP_KERNEL)
+                .map_err(|_| Refusal::NoMemory)?;
+        }
+        Ok(())
+    }
+
     /// Takes back a kit that was not used.
     pub(crate) fn keep(&mut self, kit: Kit<'mm>) {
         // More than there is room for is freed.
@@ -117,10 +132,8 @@ impl<'mm> Control<'mm> {
         mm: &'mm MmWithUser,
         policy: Policy,
         ranges: Ranges<'mm>,
-    ) -> Result<Self, Refusal> {
-        let kits = KVec::with_capacity(BATCH_MAX, GFP_KERNEL).map_err(|_| Refusal::NoMemory)?;
-        let saved = KVec::with_capacity(BATCH_MAX, GFP_KERNEL).map_err(|_| Refusal::NoMemory)?;
-        let load = KVBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?;
+    ) -> Result<Self, AllocError> {
+        let load = KVBox::zeroed(GFP_KERNEL)?;
 
         Ok(Self {
             mm,
@@ -128,7 +141,11 @@ impl<'mm> Control<'mm> {
             ranges,
             fault_gfp: thp::GFP_TRANSHUGE_LIGHT,
             boldest_gfp: None,
-            spare: Spare { kits, saved },
+            // Who has huge pages already needs no room here: see `provide()`.
+            spare: Spare {
+                kits: KVec::new(),
+                saved: KVec::new(),
+            },
             drained_here: false,
             drained: false,
             batch: BATCH_MAX,
@@ -140,6 +157,7 @@ impl<'mm> Control<'mm> {
     ///
     /// `nid` is the node that the folio shall lie on, `nodes` those that are as good.
     pub(crate) fn provide(&mut self, nid: usize, nodes: &NodeMask) -> Result<Kit<'mm>, Refusal> {
+        self.spare.make_room()?;
         let kits = &mut self.spare.kits;
         let near = kits
             .iter()
@@ -175,10 +193,9 @@ impl<'mm> Control<'mm> {
         })
     }
 
-    /// Windows of this VMA come next. Returns the limits there.
-    pub(crate) fn enter(&mut self, vma: &VmaRef) -> Limits {
+    /// Huge pages are allocated for this VMA next.
+    pub(crate) fn enter(&mut self, vma: &VmaRef) {
         self.fault_gfp = vma.thp_gfp();
-        self.policy.limits_in(vma)
     }
 
     /// How to allocate a huge page for the VMA at hand. May sleep.

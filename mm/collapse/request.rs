@@ -85,7 +85,7 @@ struct Request<'mm> {
 pub(crate) fn collapse(mm: &MmWithUser, policy: Policy, segments: &[Segment]) -> Result<usize> {
     let ranges = Ranges::new(mm, policy.stability, segments);
     let mut request = Request {
-        control: Control::new(mm, policy, ranges).map_err(|_| ENOMEM)?,
+        control: Control::new(mm, policy, ranges)?,
         outcome: Outcome::default(),
         again: KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?,
         undrained: KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?,
@@ -179,8 +179,9 @@ impl<'mm> Request<'mm> {
         let Some(addr) = range.clone().step_by(PMD_SIZE).find(|addr| !is_huge(addr)) else {
             return range.end;
         };
-        let limits = self.control.enter(&vma);
+        let limits = self.control.policy.limits_in(&vma);
 
+        self.control.enter(&vma);
         drop(vma);
         let result = self.control.gfp().and_then(|gfp| {
             let Control { mm, policy, .. } = &self.control;
@@ -253,11 +254,12 @@ impl<'mm> Request<'mm> {
                 Err(refusal) if refusal.ends_request() => return,
                 Err(_) => continue,
             };
-            let limits = self.control.enter(&vma);
+            let limits = self.control.policy.limits_in(&vma);
 
             match self.scan(&vma, window.addr, &limits) {
                 Ok(Found::Huge) => {}
                 Ok(Found::Candidate(candidate)) => {
+                    self.control.enter(&vma);
                     let _ = candidates.push_within_capacity((candidate, window.failed));
                 }
                 Err(refusal) => self.refuse(window, refusal),
@@ -310,7 +312,7 @@ impl<'mm> Request<'mm> {
         range: Range<usize>,
         candidates: &mut KVec<(Candidate, u8)>,
     ) -> usize {
-        let limits = self.control.enter(vma);
+        let limits = self.control.policy.limits_in(vma);
         let mut addr = range.start;
         let mut scanned = 0;
 
@@ -319,6 +321,7 @@ impl<'mm> Request<'mm> {
                 Ok(Found::Huge) => {}
                 Ok(Found::Candidate(candidate)) => {
                     scanned += 1;
+                    self.control.enter(vma);
                     let _ = candidates.push_within_capacity((candidate, 0));
                 }
                 Err(refusal) => {
