@@ -115,6 +115,7 @@ static inline vm_fault_t collapse_set_pmd(struct vm_fault *vmf,
 #ifdef CONFIG_THP_COLLAPSE_RUST_DEBUG
 DECLARE_STATIC_KEY_FALSE(collapse_engine_c);
 void collapse_debug_hold(enum collapse_pass pass);
+bool collapse_debug_fail_copy(void);
 
 static inline bool collapse_in_rust(void)
 {

@@ -4,6 +4,7 @@
 
 use crate::{
     control::Kit,
+    entry::fail_copy,
     isolate::{
         source_page,
         Isolated, //
@@ -11,7 +12,10 @@ use crate::{
     outcome::Refusal,
 };
 use kernel::{
-    mm::tlb::Flushed,
+    mm::{
+        folio::MachineCheck,
+        tlb::Flushed, //
+    },
     page::PAGE_SIZE, //
 };
 
@@ -54,7 +58,8 @@ impl<'v, 'mm> Isolated<'v, 'mm> {
                 // SAFETY: `sources` holds the mapping's reference, and its page is quiesced: see
                 // the head of isolate.rs.
                 result = unsafe { page.copy_from(source_page(*pte), addr, slot.vma()) };
-                if result.is_err() {
+                if result.is_err() || fail_copy() {
+                    result = Err(MachineCheck);
                     break;
                 }
             }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Selects the engine that serves MADV_COLLAPSE, and stops collapses between
- * their passes, so that tests can act there.
+ * Selects the engine that serves MADV_COLLAPSE, stops collapses between their
+ * passes, so that tests can act there, and has copies meet bad memory.
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>
@@ -32,6 +32,9 @@ static atomic_t nr_held;
 static DECLARE_WAIT_QUEUE_HEAD(hold_wait);
 static DEFINE_MUTEX(debug_mutex);
 
+/* The so many'th copy of a page from now on fails; none if 0. */
+static atomic_t bad_copy;
+
 /* Called by a collapse after each pass. It may hold locks that can sleep. */
 void collapse_debug_hold(enum collapse_pass pass)
 {
@@ -42,6 +45,12 @@ void collapse_debug_hold(enum collapse_pass pass)
 	/* Killed or not, the collapse goes on: it has locks to give up. */
 	(void)wait_event_killable(hold_wait, READ_ONCE(hold_pass) != pass);
 	atomic_dec(&nr_held);
+}
+
+/* Whether a copy shall be taken for one that met bad memory. */
+bool collapse_debug_fail_copy(void)
+{
+	return atomic_dec_if_positive(&bad_copy) == 0;
 }
 
 static int engine_show(struct seq_file *m, void *v)
@@ -138,6 +147,7 @@ static int __init collapse_debug_init(void)
 
 	debugfs_create_file("engine", 0600, dir, NULL, &engine_fops);
 	debugfs_create_file("hold", 0600, dir, NULL, &hold_fops);
+	debugfs_create_atomic_t("bad_copy", 0600, dir, &bad_copy);
 	return 0;
 }
 late_initcall(collapse_debug_init);

@@ -198,3 +198,15 @@ pub(crate) fn hold_after(pass: Pass) {
     #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
     let _ = pass;
 }
+
+/// Whether a test wants the copy that was just made to have met bad memory.
+#[inline(always)]
+pub(crate) fn fail_copy() -> bool {
+    #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
+    {
+        // SAFETY: It looks at a counter of its own.
+        unsafe { bindings::collapse_debug_fail_copy() }
+    }
+    #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
+    false
+}
