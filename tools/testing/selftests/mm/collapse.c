@@ -353,6 +353,31 @@ TEST_F(collapse, huge_page_mapped_in_part)
 	}
 }
 
+/*
+ * Folios that lie in two windows each, since their mapping was moved by half a
+ * window. Whatever locks them for one window has them for the next one too.
+ */
+TEST_F(collapse, folios_across_windows)
+{
+	char *area = map_windows(NR_WINDOWS), *moved = area + WINDOW / 2;
+
+	ASSERT_NE(area, NULL);
+	write_pages(self->mem, NR_WINDOWS * PAGES, 1);
+	ASSERT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
+	ASSERT_EQ(mremap(self->mem, (NR_WINDOWS - 1) * WINDOW, (NR_WINDOWS - 1) * WINDOW,
+			 MREMAP_MAYMOVE | MREMAP_FIXED, moved), moved);
+	EXPECT_FALSE(is_huge(area + WINDOW));
+	EXPECT_EQ(collapse(moved, (NR_WINDOWS - 1) * WINDOW), 0);
+	for (int i = 1; i < NR_WINDOWS - 1; i++)
+		EXPECT_TRUE(is_huge(area + i * WINDOW));
+	for (size_t i = 0; i < (NR_WINDOWS - 1) * WINDOW; i += sizeof(uint64_t)) {
+		char *page = self->mem + i / psize() * psize();
+
+		ASSERT_EQ(*(uint64_t *)(moved + i), word(page, i % psize() / sizeof(uint64_t)));
+	}
+	munmap(area, NR_WINDOWS * WINDOW);
+}
+
 TEST_F(collapse, mlocked)
 {
 	write_pages(self->mem, PAGES, 1);

@@ -3,7 +3,8 @@
  * Acts on a window while its collapse is held between two passes, for each pass
  * and each action: CONFIG_THP_COLLAPSE_RUST_DEBUG holds it. Whoever has to wait
  * for the collapse does so until it goes on. Whatever comes of the collapse, the
- * window must then hold what was written, and be writable.
+ * window must then hold what was written, and be writable. And has processes end
+ * that collapse, or are collapsed, at such a time.
  */
 #define _GNU_SOURCE
 #include "kselftest_harness.h"
@@ -12,6 +13,8 @@
 #include <linux/mman.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,11 +22,14 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "hugepage_settings.h"
 #include "vm_util.h"
+#include "../../../../mm/gup_test.h"
 
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
@@ -42,20 +48,35 @@ static const char * const passes[] = {
 	"scan", "provide", "fault_in", "isolate", "copy", "install",
 };
 
+#define WAIT_MS		20000
+
+/* Every so many'th byte is looked at: in each page many, of each offset some. */
+#define PROBE		61
+
 FIXTURE(collapse_race)
 {
-	char *mem;
+	/* Where the window is, and where it was before somebody moved it. */
+	char *mem, *window;
+	/* How many of its pages are mapped. */
+	size_t mapped;
 	/* What a page reads as, throughout; or where .lazy is set, zero. */
 	unsigned char expected[HPAGE_SIZE / 4096];
 	bool lazy[HPAGE_SIZE / 4096];
 	int uffd;
+	int gup;
 	int result;
 };
 
 FIXTURE_VARIANT(collapse_race)
 {
 	void (*act)(FIXTURE_DATA(collapse_race) * self);
+	/* Registered with userfaultfd for write-protection from the beginning. */
 	bool write_protected;
+	/* Only its dirty bit tells of a page that it was written since it was freed lazily. */
+	bool freed_lazily;
+	/* In so many passes the act does not wait for the collapse, which then fails so. */
+	size_t early_passes;
+	int early;
 };
 
 static char *page(FIXTURE_DATA(collapse_race) * self, size_t i)
@@ -158,6 +179,63 @@ static void act_write_protect(FIXTURE_DATA(collapse_race) * self)
 	ioctl(self->uffd, UFFDIO_WRITEPROTECT, &wp);
 }
 
+static void act_unmap_half(FIXTURE_DATA(collapse_race) * self)
+{
+	self->mapped = PAGES / 2;
+	munmap(page(self, PAGES / 2), WINDOW / 2);
+}
+
+static void act_unmap(FIXTURE_DATA(collapse_race) * self)
+{
+	self->mapped = 0;
+	munmap(self->mem, WINDOW);
+}
+
+static void act_move(FIXTURE_DATA(collapse_race) * self)
+{
+	self->mem = mremap(self->window, WINDOW, WINDOW, MREMAP_MAYMOVE | MREMAP_FIXED,
+			   self->window + 2 * WINDOW);
+}
+
+static void act_split(FIXTURE_DATA(collapse_race) * self)
+{
+	mprotect(page(self, PAGES / 2), WINDOW / 2, PROT_READ);
+}
+
+static int open_userfaultfd(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+	if (uffd >= 0 && !ioctl(uffd, UFFDIO_API, &api))
+		return uffd;
+	close(uffd);
+	return -1;
+}
+
+static void act_register_missing(FIXTURE_DATA(collapse_race) * self)
+{
+	self->uffd = open_userfaultfd();
+	uffd_register(self->uffd, self->mem, WINDOW, true, false, false);
+}
+
+static void act_pin(FIXTURE_DATA(collapse_race) * self)
+{
+	struct pin_longterm_test pin = {
+		.addr = (uintptr_t)page(self, 9),
+		.size = psize(),
+		.flags = PIN_LONGTERM_TEST_FLAG_USE_WRITE | PIN_LONGTERM_TEST_FLAG_USE_FAST,
+	};
+
+	self->gup = open("/sys/kernel/debug/gup_test", O_RDWR);
+	ioctl(self->gup, PIN_LONGTERM_TEST_START, &pin);
+}
+
+static void act_soft_offline(FIXTURE_DATA(collapse_race) * self)
+{
+	madvise(page(self, 20), psize(), MADV_SOFT_OFFLINE);
+}
+
 FIXTURE_VARIANT_ADD(collapse_race, discard_page)
 {
 	.act = act_discard_page,
@@ -229,18 +307,81 @@ FIXTURE_VARIANT_ADD(collapse_race, write_protect)
 	.write_protected = true,
 };
 
+/* A changed entry keeps its dirty bit: what was written is not reclaimed as if it were free. */
+FIXTURE_VARIANT_ADD(collapse_race, write_protect_freed_lazily)
+{
+	.act = act_write_protect,
+	.write_protected = true,
+	.freed_lazily = true,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, unmap_half)
+{
+	.act = act_unmap_half,
+	.early_passes = 2,
+	.early = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, unmap)
+{
+	.act = act_unmap,
+	.early_passes = 2,
+	.early = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, move)
+{
+	.act = act_move,
+	.early_passes = 2,
+	.early = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, split)
+{
+	.act = act_split,
+	.early_passes = 2,
+	.early = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, register_missing)
+{
+	.act = act_register_missing,
+	.early_passes = 2,
+	.early = EBUSY,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, pin)
+{
+	.act = act_pin,
+	/* GUP-fast takes no lock. */
+	.early_passes = 3,
+	.early = EAGAIN,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, soft_offline)
+{
+	.act = act_soft_offline,
+};
+
+/* Somewhere to map windows, with room before, between and after. */
+static char *reserve(size_t windows)
+{
+	char *area = mmap(NULL, (windows + 2) * WINDOW, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+			  -1, 0);
+
+	return area == MAP_FAILED ? NULL : (char *)(((uintptr_t)area + WINDOW) & ~(WINDOW - 1));
+}
+
 FIXTURE_SETUP(collapse_race)
 {
-	char *area;
-
 	if (access(HOLD, W_OK))
 		SKIP(return, "no " HOLD);
 	thp_save_settings();
 	thp_write_string("enabled", "never");
-	area = mmap(NULL, 3 * WINDOW, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(area, MAP_FAILED);
-	self->mem = (char *)(((uintptr_t)area + WINDOW) & ~(WINDOW - 1));
+	self->window = reserve(3);
+	ASSERT_NE(self->window, NULL);
 	self->uffd = -1;
+	self->gup = -1;
 }
 
 FIXTURE_TEARDOWN(collapse_race)
@@ -252,23 +393,29 @@ FIXTURE_TEARDOWN(collapse_race)
 }
 
 /* A fresh window: pages of their own, one hole, one zero page. */
-static void fill(struct __test_metadata *_metadata,
-		 FIXTURE_DATA(collapse_race) * self, bool write_protected)
+static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_race) * self,
+		 const FIXTURE_VARIANT(collapse_race) * variant)
 {
+	bool dense = variant->write_protected;
+
+	self->mem = self->window;
+	self->mapped = PAGES;
 	ASSERT_EQ(mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
 	memset(self->expected, 0, sizeof(self->expected));
 	memset(self->lazy, 0, sizeof(self->lazy));
 	for (size_t i = 0; i < PAGES; i++)
-		if (write_protected || (i != HOLE && i != ZERO_PAGE))
+		if (dense || (i != HOLE && i != ZERO_PAGE))
 			write_page(self, i, 1 + i % 100);
 	FORCE_READ(page(self, ZERO_PAGE)[0]);
-	if (write_protected) {
-		struct uffdio_api api = { .api = UFFD_API };
-
-		self->uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	if (variant->freed_lazily) {
+		madvise(self->mem, WINDOW, MADV_FREE);
+		for (size_t i = 0; i < PAGES; i++)
+			write_page(self, i, 101 + i % 100);
+	}
+	if (variant->write_protected) {
+		self->uffd = open_userfaultfd();
 		ASSERT_GE(self->uffd, 0);
-		ASSERT_EQ(ioctl(self->uffd, UFFDIO_API, &api), 0);
 		ASSERT_EQ(uffd_register(self->uffd, self->mem, WINDOW, false, true, false), 0);
 	}
 }
@@ -277,13 +424,14 @@ static void *collapse(void *argument)
 {
 	FIXTURE_DATA(collapse_race) * self = argument;
 
-	self->result = madvise(self->mem, WINDOW, MADV_COLLAPSE) ? errno : 0;
+	self->result = madvise(self->window, WINDOW, MADV_COLLAPSE) ? errno : 0;
 	return NULL;
 }
 
 struct actor {
 	FIXTURE_DATA(collapse_race) * self;
 	void (*act)(FIXTURE_DATA(collapse_race) * self);
+	atomic_bool done;
 };
 
 static void *run_actor(void *argument)
@@ -291,6 +439,7 @@ static void *run_actor(void *argument)
 	struct actor *actor = argument;
 
 	actor->act(actor->self);
+	actor->done = true;
 	return NULL;
 }
 
@@ -305,9 +454,24 @@ static bool is_held(void)
 	return count && atoi(count) > 0;
 }
 
+static bool wait_held(void)
+{
+	for (int i = 0; i < WAIT_MS; i++) {
+		if (is_held())
+			return true;
+		usleep(1000);
+	}
+	return false;
+}
+
+static void hold_after(const char *pass)
+{
+	write_file(HOLD, pass, strlen(pass) + 1);
+}
+
 static bool intact(FIXTURE_DATA(collapse_race) * self)
 {
-	for (size_t i = 0; i < WINDOW; i++) {
+	for (size_t i = 0; i < self->mapped * psize(); i += PROBE) {
 		unsigned char now = self->mem[i], expected = self->expected[i / psize()];
 
 		if (now != expected && !(self->lazy[i / psize()] && !now))
@@ -316,38 +480,427 @@ static bool intact(FIXTURE_DATA(collapse_race) * self)
 	return true;
 }
 
-TEST_F_TIMEOUT(collapse_race, in_each_pass, 120)
+/* Whether what userfaultfd has write-protected still is. */
+static bool write_protected(FIXTURE_DATA(collapse_race) * self)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	bool all = true;
+
+	for (size_t i = 0; i < PAGES; i++)
+		all &= !!(pagemap_get_entry(pagemap, page(self, i)) & PM_UFFD_WP);
+	close(pagemap);
+	return all;
+}
+
+/* A device goes on to see what is written to a page that it has pinned. */
+static void expect_pinned(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_race) * self)
+{
+	unsigned char seen[HPAGE_SIZE / 512];
+	uint64_t to = (uintptr_t)seen;
+
+	write_page(self, 9, 88);
+	EXPECT_EQ(ioctl(self->gup, PIN_LONGTERM_TEST_READ, &to), 0);
+	EXPECT_EQ(memcmp(seen, page(self, 9), psize()), 0);
+	close(self->gup);
+	self->gup = -1;
+}
+
+TEST_F_TIMEOUT(collapse_race, in_each_pass, 300)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
 		struct actor actor = { .self = self, .act = variant->act };
+		bool acts_at_once = i < variant->early_passes;
 		pthread_t collapser, acting;
-		int tries = 0;
 
-		fill(_metadata, self, variant->write_protected);
-		write_file(HOLD, passes[i], strlen(passes[i]) + 1);
+		fill(_metadata, self, variant);
+		hold_after(passes[i]);
 		ASSERT_EQ(pthread_create(&collapser, NULL, collapse, self), 0);
-		while (!is_held() && tries++ < 5000)
-			usleep(1000);
 		/* Without swap entries there is nothing to fault in, yet the pass is passed. */
-		EXPECT_LT(tries, 5000);
+		EXPECT_TRUE(wait_held());
 
 		ASSERT_EQ(pthread_create(&acting, NULL, run_actor, &actor), 0);
 		/* Time to act, or to begin to wait. */
-		usleep(50000);
-		write_file(HOLD, "none", sizeof("none"));
+		for (int tries = 0; !actor.done && tries < (acts_at_once ? WAIT_MS : 50); tries++)
+			usleep(1000);
+		EXPECT_TRUE(actor.done || !acts_at_once);
+		hold_after("none");
 		ASSERT_EQ(pthread_join(collapser, NULL), 0);
 		ASSERT_EQ(pthread_join(acting, NULL), 0);
+		if (variant->early_passes) {
+			EXPECT_EQ(self->result, acts_at_once ? variant->early : 0) {
+				TH_LOG("after %s", passes[i]);
+			}
+		}
+
+		if (variant->write_protected) {
+			EXPECT_TRUE(write_protected(self)) {
+				TH_LOG("after %s, result %d", passes[i], self->result);
+			}
+		}
 		if (self->uffd >= 0) {
 			close(self->uffd);
 			self->uffd = -1;
 		}
-		madvise(page(self, 3), psize(), MADV_GUARD_REMOVE);
+		ASSERT_NE(self->mem, MAP_FAILED);
+		if (self->mapped)
+			madvise(page(self, 3), psize(), MADV_GUARD_REMOVE);
+		if (variant->freed_lazily)
+			madvise(self->mem, WINDOW, MADV_PAGEOUT);
+		EXPECT_TRUE(intact(self)) {
+			TH_LOG("after %s, result %d", passes[i], self->result);
+		}
+		if (self->gup >= 0)
+			expect_pinned(_metadata, self);
 
-		EXPECT_TRUE(intact(self)) TH_LOG("after %s, result %d", passes[i], self->result);
-		memset(self->mem, 9, WINDOW);
-		for (size_t j = 0; j < WINDOW; j++)
+		mprotect(self->mem, self->mapped * psize(), PROT_READ | PROT_WRITE);
+		memset(self->mem, 9, self->mapped * psize());
+		for (size_t j = 0; j < self->mapped * psize(); j += PROBE)
 			ASSERT_EQ(self->mem[j], 9);
 	}
+}
+
+/*
+ * Processes that end in the middle: who collapses is killed, or who is collapsed
+ * exits or executes another program. More than one batch, so that it shows
+ * whether the range is given up.
+ */
+#define BATCH		16
+#define NR_WINDOWS	(BATCH + 4)
+#define SIZE		(NR_WINDOWS * WINDOW)
+
+FIXTURE(collapse_ends)
+{
+	char *mem;
+};
+
+FIXTURE_SETUP(collapse_ends)
+{
+	char *area;
+
+	if (access(HOLD, W_OK))
+		SKIP(return, "no " HOLD);
+	thp_save_settings();
+	thp_write_string("enabled", "never");
+	/* A batch lies in one PMD table. */
+	area = reserve(1024);
+	ASSERT_NE(area, NULL);
+	self->mem = (char *)(((uintptr_t)area + 512 * WINDOW - 1) & ~(512 * WINDOW - 1));
+}
+
+FIXTURE_TEARDOWN(collapse_ends)
+{
+	if (!access(HOLD, W_OK)) {
+		write_file(HOLD, "none", sizeof("none"));
+		thp_restore_settings();
+	}
+}
+
+/* A few pages a window are enough here. */
+#define STRIDE		64
+
+static void fill_windows(struct __test_metadata *_metadata, char *mem)
+{
+	ASSERT_EQ(mmap(mem, SIZE, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), mem);
+	for (size_t i = 0; i < NR_WINDOWS * PAGES; i += STRIDE)
+		memset(mem + i * psize(), 1 + i % 97, psize());
+}
+
+static bool windows_intact(const char *mem)
+{
+	for (size_t i = 0; i < NR_WINDOWS * PAGES; i++) {
+		unsigned char expected = i % STRIDE ? 0 : 1 + i % 97;
+
+		for (size_t j = 0; j < psize(); j += 64)
+			if ((unsigned char)mem[i * psize() + j] != expected)
+				return false;
+	}
+	return true;
+}
+
+static bool is_huge(char *window)
+{
+	struct page_region region;
+	struct pm_scan_arg scan = {
+		.size = sizeof(scan),
+		.start = (uintptr_t)window,
+		.end = (uintptr_t)window + WINDOW,
+		.vec = (uintptr_t)&region,
+		.vec_len = 1,
+		.category_mask = PAGE_IS_HUGE,
+		.return_mask = PAGE_IS_HUGE,
+	};
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	int regions = ioctl(pagemap, PAGEMAP_SCAN, &scan);
+
+	close(pagemap);
+	return regions == 1 && region.start == scan.start && region.end == scan.end;
+}
+
+static size_t huge_windows(char *mem)
+{
+	size_t huge = 0;
+
+	for (size_t i = 0; i < NR_WINDOWS; i++)
+		huge += is_huge(mem + i * WINDOW);
+	return huge;
+}
+
+static int collapse_of(int pidfd, char *mem)
+{
+	struct iovec range = { mem, SIZE };
+
+	return syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, 0U) < 0 ? errno : 0;
+}
+
+/* It ends while its collapse still would be held, and does no more than its batch. */
+TEST_F_TIMEOUT(collapse_ends, collapser_is_killed, 300)
+{
+	static const size_t at_most[] = { 0, 0, 1, 1, BATCH, BATCH };
+	int pidfd = syscall(__NR_pidfd_open, getpid(), 0), status;
+
+	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
+		size_t huge;
+		pid_t child;
+
+		fill_windows(_metadata, self->mem);
+		hold_after(passes[i]);
+		child = fork();
+		ASSERT_GE(child, 0);
+		if (!child)
+			_exit(collapse_of(pidfd, self->mem));
+		EXPECT_TRUE(wait_held());
+		kill(child, SIGKILL);
+		ASSERT_EQ(waitpid(child, &status, 0), child);
+		EXPECT_TRUE(WIFSIGNALED(status));
+		hold_after("none");
+
+		huge = huge_windows(self->mem);
+		EXPECT_LE(huge, at_most[i]) {
+			TH_LOG("after %s", passes[i]);
+		}
+		EXPECT_GE(huge, at_most[i] == BATCH ? BATCH : 0);
+		EXPECT_TRUE(windows_intact(self->mem));
+	}
+	close(pidfd);
+}
+
+/* Its pages are shared with us: that is what must not suffer. */
+TEST_F_TIMEOUT(collapse_ends, collapser_of_its_own_is_killed, 300)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
+		pid_t child;
+
+		fill_windows(_metadata, self->mem);
+		hold_after(passes[i]);
+		child = fork();
+		ASSERT_GE(child, 0);
+		if (!child)
+			_exit(!!madvise(self->mem, SIZE, MADV_COLLAPSE));
+		EXPECT_TRUE(wait_held());
+		kill(child, SIGKILL);
+		ASSERT_EQ(waitpid(child, NULL, 0), child);
+		hold_after("none");
+		EXPECT_TRUE(windows_intact(self->mem));
+		memset(self->mem, 3, SIZE / 4);
+	}
+}
+
+struct remote {
+	int pidfd;
+	char *mem;
+	int result;
+};
+
+static void *collapse_remote(void *argument)
+{
+	struct remote *remote = argument;
+
+	remote->result = collapse_of(remote->pidfd, remote->mem);
+	return NULL;
+}
+
+static void target_ends(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_ends) * self,
+			bool exec)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
+		struct remote remote = { .mem = self->mem, .result = -1 };
+		pthread_t collapser;
+		int go[2], status;
+		pid_t child;
+		char c;
+
+		fill_windows(_metadata, self->mem);
+		ASSERT_EQ(pipe(go), 0);
+		child = fork();
+		ASSERT_GE(child, 0);
+		if (!child) {
+			if (read(go[0], &c, 1) == 1 && exec)
+				execl("/bin/true", "true", NULL);
+			_exit(0);
+		}
+		remote.pidfd = syscall(__NR_pidfd_open, child, 0);
+		hold_after(passes[i]);
+		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
+		EXPECT_TRUE(wait_held());
+		EXPECT_EQ(write(go[1], "", 1), 1);
+		/* It need not wait for us to be gone. */
+		ASSERT_EQ(waitpid(child, &status, 0), child);
+		EXPECT_EQ(status, 0);
+		hold_after("none");
+		ASSERT_EQ(pthread_join(collapser, NULL), 0);
+		TH_LOG("after %s: %s", passes[i], strerror(remote.result));
+		EXPECT_NE(remote.result, -1);
+		EXPECT_TRUE(windows_intact(self->mem));
+		close(remote.pidfd);
+		close(go[0]);
+		close(go[1]);
+	}
+}
+
+TEST_F_TIMEOUT(collapse_ends, target_exits, 300)
+{
+	target_ends(_metadata, self, false);
+}
+
+TEST_F_TIMEOUT(collapse_ends, target_executes, 300)
+{
+	target_ends(_metadata, self, true);
+}
+
+/* What the OOM reaper does, to a process that ends: it is stopped on its way out. */
+TEST_F_TIMEOUT(collapse_ends, target_is_reaped, 300)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
+		struct remote remote = { .mem = self->mem, .result = -1 };
+		pthread_t collapser;
+		int status;
+		pid_t child;
+
+		fill_windows(_metadata, self->mem);
+		child = fork();
+		ASSERT_GE(child, 0);
+		if (!child) {
+			ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+			raise(SIGSTOP);
+			_exit(0);
+		}
+		ASSERT_EQ(waitpid(child, &status, 0), child);
+		ASSERT_TRUE(WIFSTOPPED(status));
+		ASSERT_EQ(ptrace(PTRACE_SETOPTIONS, child, NULL, PTRACE_O_TRACEEXIT), 0);
+		remote.pidfd = syscall(__NR_pidfd_open, child, 0);
+		hold_after(passes[i]);
+		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
+		EXPECT_TRUE(wait_held());
+		ASSERT_EQ(ptrace(PTRACE_CONT, child, NULL, NULL), 0);
+		ASSERT_EQ(waitpid(child, &status, 0), child);
+		ASSERT_EQ(status >> 8, SIGTRAP | PTRACE_EVENT_EXIT << 8);
+		EXPECT_EQ(syscall(__NR_process_mrelease, remote.pidfd, 0), 0);
+		hold_after("none");
+		ASSERT_EQ(pthread_join(collapser, NULL), 0);
+		EXPECT_EQ(remote.result, EINVAL) {
+			TH_LOG("after %s: %s", passes[i], strerror(remote.result));
+		}
+		ptrace(PTRACE_CONT, child, NULL, NULL);
+		ASSERT_EQ(waitpid(child, &status, 0), child);
+		EXPECT_TRUE(windows_intact(self->mem));
+		close(remote.pidfd);
+	}
+}
+
+struct writer {
+	atomic_ulong *word;
+	atomic_ulong written;
+	atomic_bool stop;
+};
+
+static void *write_on(void *argument)
+{
+	struct writer *writer = argument;
+	unsigned long n = 0;
+
+	while (!writer->stop) {
+		atomic_store(writer->word, ++n);
+		writer->written = n;
+	}
+	return NULL;
+}
+
+static void *collapse_window(void *mem)
+{
+	return (void *)(intptr_t)madvise(mem, WINDOW, MADV_COLLAPSE);
+}
+
+/*
+ * Who writes a page all the time has it in the TLB of another CPU, and must be
+ * stopped nevertheless before it is copied. Later it finds what it wrote last.
+ */
+TEST_F_TIMEOUT(collapse_ends, writer_is_stopped, 120)
+{
+	static const char * const quiet[] = { "isolate", "copy" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(quiet); i++) {
+		struct writer writer = { .word = (atomic_ulong *)(self->mem + 3 * psize()) };
+		pthread_t collapser, writing;
+		unsigned long before;
+		void *result;
+
+		fill_windows(_metadata, self->mem);
+		ASSERT_EQ(pthread_create(&writing, NULL, write_on, &writer), 0);
+		while (writer.written < 1000)
+			usleep(1000);
+		hold_after(quiet[i]);
+		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_window, self->mem), 0);
+		EXPECT_TRUE(wait_held());
+		/* One more may have been on its way. */
+		usleep(50000);
+		before = writer.written;
+		usleep(200000);
+		EXPECT_EQ(writer.written, before);
+		hold_after("none");
+		ASSERT_EQ(pthread_join(collapser, &result), 0);
+		EXPECT_EQ(result, NULL);
+		EXPECT_TRUE(is_huge(self->mem));
+		while (writer.written < before + 1000)
+			usleep(1000);
+		writer.stop = true;
+		ASSERT_EQ(pthread_join(writing, NULL), 0);
+		EXPECT_EQ(*writer.word, writer.written);
+		*writer.word = 0;
+		EXPECT_TRUE(windows_intact(self->mem));
+	}
+}
+
+/* A page that another collapse holds is not waited for. */
+TEST_F_TIMEOUT(collapse_ends, shared_with_held_one, 60)
+{
+	struct remote remote = { .mem = self->mem, .result = -1 };
+	pthread_t collapser;
+	int status;
+	pid_t child;
+
+	fill_windows(_metadata, self->mem);
+	child = fork();
+	ASSERT_GE(child, 0);
+	if (!child) {
+		pause();
+		_exit(0);
+	}
+	remote.pidfd = syscall(__NR_pidfd_open, child, 0);
+	hold_after("isolate");
+	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
+	EXPECT_TRUE(wait_held());
+	EXPECT_EQ(madvise(self->mem, BATCH * WINDOW, MADV_COLLAPSE), -1);
+	EXPECT_EQ(errno, EAGAIN);
+	hold_after("none");
+	ASSERT_EQ(pthread_join(collapser, NULL), 0);
+	EXPECT_EQ(remote.result, 0);
+	kill(child, SIGKILL);
+	ASSERT_EQ(waitpid(child, &status, 0), child);
+	EXPECT_TRUE(windows_intact(self->mem));
+	EXPECT_EQ(madvise(self->mem, SIZE, MADV_COLLAPSE), 0);
+	EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
+	EXPECT_TRUE(windows_intact(self->mem));
 }
 
 TEST_HARNESS_MAIN
