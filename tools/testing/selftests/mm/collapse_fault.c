@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Collapse while something that it needs is not to be had: each of its
+ * allocations fails in turn, huge pages fail, the memory cgroup is at its limit,
+ * pages are bad. Each time the caller must be told what happened, memory must be
+ * intact, nothing lost, and the next call must succeed.
+ *
+ * Needs CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC and CONFIG_FAULT_INJECTION_DEBUG_FS;
+ * for machine checks CONFIG_THP_COLLAPSE_RUST_DEBUG.
+ */
+#define _GNU_SOURCE
+#include "kselftest_harness.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mman.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "hugepage_settings.h"
+#include "vm_util.h"
+
+#define WINDOW		((size_t)HPAGE_SIZE)
+#define NR_WINDOWS	3
+#define PAGES		(WINDOW / psize())
+
+#define DEBUG		"/sys/kernel/debug/"
+#define BAD_COPY	DEBUG "thp_collapse/bad_copy"
+#define FAIL_NTH	"/proc/self/fail-nth"
+#define CGROUP		"/sys/fs/cgroup/collapse_fault"
+
+/* Whatever a request takes, it does not take more allocations than that. */
+#define MAX_ALLOCATIONS	4000
+
+static void write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+
+	if (fd < 0 || write(fd, text, strlen(text)) < 0)
+		ksft_print_msg("%s: %s\n", path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
+static void write_number(const char *path, unsigned long number)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%lu", number);
+	write_text(path, text);
+}
+
+FIXTURE(collapse_fault)
+{
+	char *mem;
+	int pagemap;
+	int fail_nth;
+};
+
+/* Of all allocations, or of those of huge pages only; nothing fails yet. */
+static void choose_faults(bool only_huge)
+{
+	write_text(DEBUG "fail_page_alloc/min-order", only_huge ? "9" : "0");
+	write_text(DEBUG "fail_page_alloc/ignore-gfp-wait", "0");
+	write_text(DEBUG "fail_page_alloc/ignore-gfp-highmem", "0");
+	write_text(DEBUG "fail_page_alloc/verbose", "0");
+	write_text(DEBUG "failslab/cache-filter", only_huge ? "1" : "0");
+	write_text(DEBUG "failslab/ignore-gfp-wait", "0");
+	write_text(DEBUG "failslab/verbose", "0");
+}
+
+FIXTURE_SETUP(collapse_fault)
+{
+	char *area;
+
+	if (read_pmd_pagesize() != WINDOW)
+		SKIP(return, "huge pages are not of 2 MiB here");
+	if (access(DEBUG "fail_page_alloc", F_OK) || access(DEBUG "failslab", F_OK))
+		SKIP(return, "faults cannot be injected");
+	thp_save_settings();
+	thp_write_string("enabled", "never");
+	area = mmap(NULL, (NR_WINDOWS + 1) * WINDOW, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(area, MAP_FAILED);
+	self->mem = (char *)(((uintptr_t)area + WINDOW - 1) & ~(WINDOW - 1));
+	self->pagemap = open("/proc/self/pagemap", O_RDONLY);
+	self->fail_nth = open(FAIL_NTH, O_RDWR);
+	ASSERT_GE(self->fail_nth, 0);
+	choose_faults(false);
+}
+
+FIXTURE_TEARDOWN(collapse_fault)
+{
+	if (!self->mem)
+		return;
+	write_text(DEBUG "fail_page_alloc/min-order", "1");
+	write_text(DEBUG "fail_page_alloc/ignore-gfp-wait", "1");
+	write_text(DEBUG "fail_page_alloc/ignore-gfp-highmem", "1");
+	write_text(DEBUG "failslab/cache-filter", "0");
+	write_text(DEBUG "failslab/ignore-gfp-wait", "1");
+	thp_restore_settings();
+}
+
+/* A word of a page names the page and the word. */
+static void write_page(char *page)
+{
+	uint64_t *words = (uint64_t *)page;
+
+	for (size_t i = 0; i < psize() / sizeof(*words); i += 16)
+		words[i] = (uintptr_t)page | i;
+}
+
+static bool page_reads(const char *page, bool written)
+{
+	const uint64_t *words = (const uint64_t *)page;
+
+	for (size_t i = 0; i < psize() / sizeof(*words); i += 16)
+		if (words[i] != (written ? (uintptr_t)page | i : 0))
+			return false;
+	return true;
+}
+
+static void write_every(char *window, size_t stride)
+{
+	for (size_t i = 0; i < PAGES; i += stride)
+		write_page(window + i * psize());
+}
+
+static bool window_intact(const char *window, size_t stride)
+{
+	for (size_t i = 0; i < PAGES; i++)
+		if (!page_reads(window + i * psize(), i % stride == 0))
+			return false;
+	return true;
+}
+
+static bool is_huge(const char *window)
+{
+	struct page_region region;
+	struct pm_scan_arg scan = {
+		.size = sizeof(scan),
+		.start = (uintptr_t)window,
+		.end = (uintptr_t)window + WINDOW,
+		.vec = (uintptr_t)&region,
+		.vec_len = 1,
+		.category_mask = PAGE_IS_HUGE,
+		.return_mask = PAGE_IS_HUGE,
+	};
+
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	int regions = ioctl(pagemap, PAGEMAP_SCAN, &scan);
+
+	close(pagemap);
+	return regions == 1 && region.start == scan.start && region.end == scan.end;
+}
+
+static int collapse(char *start, size_t len)
+{
+	return madvise(start, len, MADV_COLLAPSE) ? errno : 0;
+}
+
+/* Collapses with the n-th allocation failing; *n is 0 afterwards if one did. */
+static int collapse_failing(FIXTURE_DATA(collapse_fault) * self, char *start, size_t len,
+			    unsigned int *n)
+{
+	char text[16];
+	ssize_t size;
+	int result;
+
+	snprintf(text, sizeof(text), "%u", *n);
+	if (pwrite(self->fail_nth, text, strlen(text), 0) < 0)
+		return -1;
+	result = madvise(start, len, MADV_COLLAPSE) ? errno : 0;
+	/* To write it ends it, be it of use or not; reading does not allocate. */
+	size = pread(self->fail_nth, text, sizeof(text) - 1, 0);
+	if (size < 0 || pwrite(self->fail_nth, "0", 1, 0) != 1)
+		return -1;
+	text[size] = '\0';
+	*n = atoi(text);
+	return result;
+}
+
+static void remap(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_fault) * self,
+		  size_t windows)
+{
+	ASSERT_EQ(mmap(self->mem, windows * WINDOW, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
+}
+
+/* Layouts of one window, each with the stride of its written pages. */
+static void lay_dense(FIXTURE_DATA(collapse_fault) * self)
+{
+	write_every(self->mem, 1);
+}
+
+static void lay_holes(FIXTURE_DATA(collapse_fault) * self)
+{
+	write_every(self->mem, 16);
+	force_read_pages(self->mem, PAGES / 2, psize());
+}
+
+static void lay_swapped(FIXTURE_DATA(collapse_fault) * self)
+{
+	write_every(self->mem, 16);
+	madvise(self->mem, PAGES / 4 * psize(), MADV_PAGEOUT);
+}
+
+static void lay_mapped_by_ptes(FIXTURE_DATA(collapse_fault) * self)
+{
+	write_every(self->mem, 1);
+	collapse(self->mem, WINDOW);
+	mprotect(self->mem, psize(), PROT_READ);
+	mprotect(self->mem, psize(), PROT_READ | PROT_WRITE);
+}
+
+/* A line "name value" of a file. */
+static long read_field(const char *path, const char *name)
+{
+	char line[256];
+	size_t len = strlen(name);
+	long value = -1;
+	FILE *file = fopen(path, "r");
+
+	while (file && fgets(line, sizeof(line), file))
+		if (!strncmp(line, name, len) && strchr(" :\t", line[len]))
+			value = strtol(line + len + 1, NULL, 10);
+	if (file)
+		fclose(file);
+	return value;
+}
+
+static long page_tables(void)
+{
+	return read_field("/proc/vmstat", "nr_page_table_pages");
+}
+
+static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_fault) * self,
+		  void (*lay)(FIXTURE_DATA(collapse_fault) * self), size_t stride)
+{
+	unsigned int failed_calls = 0, n;
+	long tables = 0;
+
+	for (n = 1; n < MAX_ALLOCATIONS; n++) {
+		unsigned int left = n;
+		int result;
+
+		remap(_metadata, self, 1);
+		lay(self);
+		result = collapse_failing(self, self->mem, WINDOW, &left);
+		/* Many allocations have a second way, some only make things faster. */
+		EXPECT_TRUE(result == 0 || result == ENOMEM || result == EBUSY ||
+			    result == EAGAIN || result == EINVAL) {
+			TH_LOG("allocation %u: %s", n, strerror(result));
+		}
+		failed_calls += result != 0;
+		EXPECT_EQ(is_huge(self->mem), result == 0);
+		EXPECT_TRUE(window_intact(self->mem, stride)) {
+			TH_LOG("allocation %u: %s", n, strerror(result));
+		}
+		EXPECT_EQ(collapse(self->mem, WINDOW), 0);
+		EXPECT_TRUE(is_huge(self->mem));
+		EXPECT_TRUE(window_intact(self->mem, stride));
+		if (left) {
+			/* There are not so many allocations. */
+			EXPECT_EQ(result, 0);
+			break;
+		}
+		if (n == 1)
+			tables = page_tables();
+	}
+	TH_LOG("%u allocations failed, %u calls with them", n - 1, failed_calls);
+	EXPECT_LT(n, MAX_ALLOCATIONS);
+	EXPECT_GT(failed_calls, 2);
+	/* They are freed after a grace period. What is left is what CPUs have not told yet. */
+	for (int tries = 0; tries < 20 && page_tables() - tables >= 16; tries++)
+		sleep(1);
+	EXPECT_LT(page_tables() - tables, 16);
+}
+
+TEST_F_TIMEOUT(collapse_fault, dense, 300)
+{
+	sweep(_metadata, self, lay_dense, 1);
+}
+
+TEST_F_TIMEOUT(collapse_fault, holes, 300)
+{
+	sweep(_metadata, self, lay_holes, 16);
+}
+
+TEST_F_TIMEOUT(collapse_fault, swapped, 300)
+{
+	remap(_metadata, self, 1);
+	lay_swapped(self);
+	if (!pagemap_is_swapped(self->pagemap, self->mem))
+		SKIP(return, "nothing was swapped out: no swap?");
+	sweep(_metadata, self, lay_swapped, 16);
+}
+
+TEST_F_TIMEOUT(collapse_fault, mapped_by_ptes, 300)
+{
+	sweep(_metadata, self, lay_mapped_by_ptes, 1);
+}
+
+/* Huge pages as such: what could be had is used, and the range ends there. */
+TEST_F_TIMEOUT(collapse_fault, huge_pages, 300)
+{
+	choose_faults(true);
+	for (unsigned int n = 1; n <= NR_WINDOWS + 1; n++) {
+		unsigned int left = n;
+		int result;
+
+		remap(_metadata, self, NR_WINDOWS);
+		for (size_t i = 0; i < NR_WINDOWS; i++)
+			write_every(self->mem + i * WINDOW, 4);
+		result = collapse_failing(self, self->mem, NR_WINDOWS * WINDOW, &left);
+		EXPECT_EQ(result, n <= NR_WINDOWS ? ENOMEM : 0);
+		EXPECT_EQ(left == 0, n <= NR_WINDOWS);
+		for (size_t i = 0; i < NR_WINDOWS; i++) {
+			EXPECT_EQ(is_huge(self->mem + i * WINDOW), i + 1 < n);
+			EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 4));
+		}
+		EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
+		for (size_t i = 0; i < NR_WINDOWS; i++) {
+			EXPECT_TRUE(is_huge(self->mem + i * WINDOW));
+			EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 4));
+		}
+	}
+}
+
+/* Runs in a cgroup of its own: charges of others would change its limit. */
+static int collapse_at_limit(FIXTURE_DATA(collapse_fault) * self)
+{
+	long free_before, lost;
+
+	write_text(CGROUP "/cgroup.procs", "0");
+	write_every(self->mem, 1);
+	write_every(self->mem + WINDOW, 1);
+	write_text(CGROUP "/memory.swap.max", "0");
+	free_before = read_field("/proc/meminfo", "MemFree");
+	for (int i = 0; i < 64; i++) {
+		write_number(CGROUP "/memory.max", read_num(CGROUP "/memory.current") + WINDOW / 2);
+		if (collapse(self->mem, 2 * WINDOW) != EBUSY)
+			return 1;
+		if (is_huge(self->mem) || !window_intact(self->mem, 1))
+			return 2;
+	}
+	/* A huge page lost each time would be 128 MiB. */
+	lost = free_before - read_field("/proc/meminfo", "MemFree");
+	if (lost > 64 * 1024) {
+		ksft_print_msg("%ld KiB were lost\n", lost);
+		return 3;
+	}
+	write_text(CGROUP "/memory.max", "max");
+	if (collapse(self->mem, 2 * WINDOW) || !is_huge(self->mem) ||
+	    !is_huge(self->mem + WINDOW))
+		return 4;
+	return window_intact(self->mem, 1) && window_intact(self->mem + WINDOW, 1) ? 0 : 5;
+}
+
+TEST_F_TIMEOUT(collapse_fault, cgroup_at_limit, 300)
+{
+	int status;
+	pid_t child;
+
+	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	if (mkdir(CGROUP, 0755) || access(CGROUP "/memory.max", W_OK))
+		SKIP(rmdir(CGROUP); return, "no memory cgroup");
+	remap(_metadata, self, 2);
+	child = fork();
+	ASSERT_GE(child, 0);
+	if (!child)
+		_exit(collapse_at_limit(self));
+	EXPECT_EQ(waitpid(child, &status, 0), child);
+	EXPECT_EQ(status, 0);
+	EXPECT_EQ(rmdir(CGROUP), 0);
+}
+
+/* Only the window with the bad page is put back. */
+TEST_F_TIMEOUT(collapse_fault, machine_check, 300)
+{
+	if (access(BAD_COPY, W_OK))
+		SKIP(return, "no " BAD_COPY);
+	for (size_t bad = 1; bad <= NR_WINDOWS * PAGES; bad += PAGES / 2 - 1) {
+		size_t window = (bad - 1) / PAGES;
+
+		remap(_metadata, self, NR_WINDOWS);
+		for (size_t i = 0; i < NR_WINDOWS; i++)
+			write_every(self->mem + i * WINDOW, 1);
+		write_number(BAD_COPY, bad);
+		EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), EINVAL);
+		EXPECT_EQ(read_num(BAD_COPY), 0);
+		EXPECT_FALSE(is_huge(self->mem + window * WINDOW));
+		for (size_t i = 0; i < NR_WINDOWS; i++) {
+			EXPECT_EQ(is_huge(self->mem + i * WINDOW), i != window);
+			EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 1));
+		}
+		EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
+		EXPECT_TRUE(is_huge(self->mem + window * WINDOW));
+		EXPECT_TRUE(window_intact(self->mem + window * WINDOW, 1));
+	}
+}
+
+static void on_sigbus(int signal)
+{
+}
+
+/* Lost to a memory error before: the window is refused, the range goes on. */
+TEST_F_TIMEOUT(collapse_fault, poisoned, 300)
+{
+	unsigned long pfn;
+	char *bad;
+
+	signal(SIGBUS, on_sigbus);
+	remap(_metadata, self, NR_WINDOWS);
+	for (size_t i = 0; i < NR_WINDOWS; i++)
+		write_every(self->mem + i * WINDOW, 1);
+	bad = self->mem + WINDOW + 3 * psize();
+	pfn = pagemap_get_pfn(self->pagemap, bad);
+	if (madvise(bad, psize(), MADV_HWPOISON))
+		SKIP(return, "memory failure cannot be injected");
+	EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), EINVAL);
+	EXPECT_TRUE(is_huge(self->mem));
+	EXPECT_FALSE(is_huge(self->mem + WINDOW));
+	EXPECT_TRUE(is_huge(self->mem + 2 * WINDOW));
+	EXPECT_TRUE(window_intact(self->mem, 1));
+	EXPECT_TRUE(window_intact(self->mem + 2 * WINDOW, 1));
+	for (size_t i = 0; i < PAGES; i++)
+		EXPECT_TRUE(i == 3 || page_reads(self->mem + WINDOW + i * psize(), true));
+	/* Without the bad page it is as good as any other. */
+	EXPECT_EQ(madvise(bad, psize(), MADV_DONTNEED), 0);
+	write_page(bad);
+	EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
+	EXPECT_TRUE(is_huge(self->mem + WINDOW));
+	EXPECT_TRUE(window_intact(self->mem + WINDOW, 1));
+	unpoison_memory(pfn);
+}
+
+TEST_HARNESS_MAIN

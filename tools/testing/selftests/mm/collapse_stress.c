@@ -1,0 +1,817 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memory in use while it is collapsed, by its own process and by another one,
+ * again and again: threads write and read it, throw pages and whole tables away,
+ * swap out, fork, pin, lock, protect, move, write-protect and merge. A page must
+ * read as what was last written, or where it was thrown away, as zero. When all
+ * is over, nothing may be left of it in any counter.
+ *
+ * From the environment: COLLAPSE_SEED repeats a run (as far as scheduling lets
+ * it), COLLAPSE_SECONDS is how long it takes, and COLLAPSE_ACTORS, a list of
+ * names, leaves all other actors out.
+ */
+#define _GNU_SOURCE
+#include "kselftest_harness.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mman.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "hugepage_settings.h"
+#include "vm_util.h"
+#include "../../../../mm/gup_test.h"
+
+#define WINDOW		((size_t)HPAGE_SIZE)
+#define NR_WINDOWS	6
+#define PAGES		(WINDOW / psize())
+#define NR_PAGES	(NR_WINDOWS * PAGES)
+#define MAX_PAGES	(NR_WINDOWS * (HPAGE_SIZE / 4096))
+#define WORDS		(psize() / sizeof(uint64_t))
+
+#define CGROUP		"/sys/fs/cgroup/collapse_stress"
+#define KSM		"/sys/kernel/mm/ksm/"
+
+/* The memory in use, and where a window of it stays when it was moved. */
+static char *mem, *side;
+
+/* What is known of a page, by whoever has it locked. */
+static struct page {
+	atomic_bool locked;
+	/* Freed lazily: it may read as zero, and then goes on to do so. */
+	bool may_be_zero;
+	/* What was written last; 0 is nothing. */
+	unsigned int version;
+} pages[MAX_PAGES];
+
+/* Whoever changes mappings, be it for a moment. */
+static pthread_mutex_t layout = PTHREAD_MUTEX_INITIALIZER;
+
+static atomic_bool stop;
+static atomic_ulong lost;
+static pid_t self;
+
+struct actor {
+	const char *name;
+	void (*act)(struct actor *actor);
+	unsigned int threads;
+	/* It rests for up to so long after each act. */
+	unsigned int rest_us;
+	unsigned int seed;
+	unsigned long acts;
+	unsigned long done;
+};
+
+static unsigned int draw(struct actor *actor, unsigned int below)
+{
+	return rand_r(&actor->seed) % below;
+}
+
+static bool lock_page(size_t nr)
+{
+	while (atomic_exchange(&pages[nr].locked, true)) {
+		if (atomic_load(&stop))
+			return false;
+		usleep(100);
+	}
+	return true;
+}
+
+static void unlock_pages(size_t first, size_t count)
+{
+	while (count--)
+		atomic_store(&pages[first++].locked, false);
+}
+
+/* In ascending order, so that two who want many do not wait for each other. */
+static bool lock_pages(size_t first, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (!lock_page(first + i)) {
+			unlock_pages(first, i);
+			return false;
+		}
+	}
+	return true;
+}
+
+static char *address(size_t nr)
+{
+	return mem + nr * psize();
+}
+
+static uint64_t word(size_t nr, unsigned int version, size_t i)
+{
+	if (!version)
+		return 0;
+	/* Alike in all pages, so that KSM finds something to merge. */
+	if (version % 4 == 0)
+		return 0x5a5a5a5a5a5a5a5aULL;
+	return 1ULL << 63 | (uint64_t)nr << 44 | (uint64_t)version << 12 | i;
+}
+
+static bool reads_as(const char *at, size_t nr, unsigned int version)
+{
+	const uint64_t *words = (const uint64_t *)at;
+
+	/* A word of each cache line; which of them, changes. */
+	for (size_t i = version % 8; i < WORDS; i += 8)
+		if (FORCE_READ(words[i]) != word(nr, version, i))
+			return false;
+	return true;
+}
+
+static void report_lost(const char *at, size_t nr, const char *who)
+{
+	const uint64_t *words = (const uint64_t *)at;
+	size_t wrong = 0, first = 0;
+
+	for (size_t i = WORDS; i-- > 0;) {
+		if (FORCE_READ(words[i]) != word(nr, pages[nr].version, i)) {
+			first = i;
+			wrong++;
+		}
+	}
+	if (atomic_fetch_add(&lost, 1) < 10)
+		ksft_print_msg("%s: page %zu, version %u%s: %zu words wrong, first is %zu: %#llx\n",
+			       who, nr, pages[nr].version,
+			       pages[nr].may_be_zero ? " (or zero)" : "", wrong, first,
+			       (unsigned long long)FORCE_READ(words[first]));
+}
+
+/* Checks a page that is locked. */
+static void check_at(const char *at, size_t nr, const char *who)
+{
+	if (reads_as(at, nr, pages[nr].version))
+		return;
+	if (pages[nr].may_be_zero && reads_as(at, nr, 0)) {
+		pages[nr].version = 0;
+		pages[nr].may_be_zero = false;
+		return;
+	}
+	report_lost(at, nr, who);
+}
+
+static void check(size_t nr, const char *who)
+{
+	check_at(address(nr), nr, who);
+}
+
+static unsigned int next_version(size_t nr)
+{
+	/* So many as word() has room for. */
+	return pages[nr].version % 0xffffffff + 1;
+}
+
+static void write_page(size_t nr)
+{
+	uint64_t *words = (uint64_t *)address(nr);
+	unsigned int version = next_version(nr);
+
+	for (size_t i = 0; i < WORDS; i++)
+		__atomic_store_n(&words[i], word(nr, version, i), __ATOMIC_RELAXED);
+	pages[nr].version = version;
+	pages[nr].may_be_zero = false;
+}
+
+static void act_write(struct actor *actor)
+{
+	size_t nr = draw(actor, NR_PAGES);
+
+	if (!lock_page(nr))
+		return;
+	check(nr, "write");
+	write_page(nr);
+	check(nr, "after write");
+	unlock_pages(nr, 1);
+}
+
+/* Runs of pages, so that windows are dense from time to time. */
+static void act_fill(struct actor *actor)
+{
+	size_t first = draw(actor, NR_WINDOWS) * PAGES;
+
+	for (size_t i = 0; i < PAGES && !atomic_load(&stop); i++) {
+		if (atomic_exchange(&pages[first + i].locked, true))
+			continue;
+		if (!pages[first + i].version)
+			write_page(first + i);
+		unlock_pages(first + i, 1);
+	}
+}
+
+static void act_write_by_kernel(struct actor *actor)
+{
+	size_t nr = draw(actor, NR_PAGES);
+	uint64_t buf[HPAGE_SIZE / 512 / sizeof(uint64_t)];
+	struct iovec from = { buf, psize() }, to = { address(nr), psize() };
+	unsigned int version;
+
+	if (!lock_page(nr))
+		return;
+	check(nr, "write_by_kernel");
+	version = next_version(nr);
+	for (size_t i = 0; i < WORDS; i++)
+		buf[i] = word(nr, version, i);
+	if (process_vm_writev(self, &from, 1, &to, 1, 0) == (ssize_t)psize()) {
+		pages[nr].version = version;
+		pages[nr].may_be_zero = false;
+	}
+	check(nr, "after write_by_kernel");
+	unlock_pages(nr, 1);
+}
+
+static void act_read(struct actor *actor)
+{
+	size_t nr = draw(actor, NR_PAGES);
+
+	if (!lock_page(nr))
+		return;
+	check(nr, "read");
+	unlock_pages(nr, 1);
+}
+
+static void discard(size_t first, size_t count)
+{
+	bool all;
+
+	if (!lock_pages(first, count))
+		return;
+	all = !madvise(address(first), count * psize(), MADV_DONTNEED);
+	for (size_t i = first; i < first + count; i++) {
+		/* A mapping that is mlocked ends it midway. */
+		if (all || reads_as(address(i), i, 0)) {
+			pages[i].version = 0;
+			pages[i].may_be_zero = false;
+		}
+		check(i, "discard");
+	}
+	unlock_pages(first, count);
+}
+
+static size_t draw_run(struct actor *actor, size_t most, size_t *count)
+{
+	size_t first = draw(actor, NR_PAGES);
+
+	*count = 1 + draw(actor, most);
+	if (*count > NR_PAGES - first)
+		*count = NR_PAGES - first;
+	return first;
+}
+
+static void act_discard_pages(struct actor *actor)
+{
+	size_t count, first = draw_run(actor, draw(actor, 4) ? 4 : 64, &count);
+
+	discard(first, count);
+}
+
+static void act_discard_tables(struct actor *actor)
+{
+	discard(draw(actor, NR_WINDOWS) * PAGES, PAGES);
+}
+
+static void act_free_lazily(struct actor *actor)
+{
+	size_t count, first = draw_run(actor, 32, &count);
+
+	if (!lock_pages(first, count))
+		return;
+	for (size_t i = first; i < first + count; i++) {
+		check(i, "free_lazily");
+		pages[i].may_be_zero = true;
+	}
+	madvise(address(first), count * psize(), MADV_FREE);
+	unlock_pages(first, count);
+}
+
+static void act_page_out(struct actor *actor)
+{
+	size_t count, first = draw_run(actor, 300, &count);
+
+	madvise(address(first), count * psize(), MADV_PAGEOUT);
+}
+
+static void act_lock(struct actor *actor)
+{
+	size_t count, first = draw_run(actor, 200, &count);
+
+	pthread_mutex_lock(&layout);
+	mlock(address(first), count * psize());
+	usleep(draw(actor, 3000));
+	munlock(mem, NR_WINDOWS * WINDOW);
+	pthread_mutex_unlock(&layout);
+}
+
+static void act_protect(struct actor *actor)
+{
+	size_t count, first = draw_run(actor, 32, &count);
+
+	pthread_mutex_lock(&layout);
+	if (lock_pages(first, count)) {
+		mprotect(address(first), count * psize(), PROT_READ);
+		for (size_t i = first; i < first + count; i++)
+			check(i, "protect");
+		mprotect(address(first), count * psize(), PROT_READ | PROT_WRITE);
+		unlock_pages(first, count);
+	}
+	pthread_mutex_unlock(&layout);
+}
+
+/* To the side and back, as long as one mapping holds the window and more. */
+static void act_move(struct actor *actor)
+{
+	size_t first = draw(actor, NR_WINDOWS) * PAGES;
+	char *window = address(first);
+	struct procmap_fd maps;
+
+	if (open_procmap(self, &maps))
+		return;
+	pthread_mutex_lock(&layout);
+	if (find_vma_procmap(&maps, window) && maps.query.vma_end >= (uintptr_t)window + WINDOW &&
+	    lock_pages(first, PAGES)) {
+		const char *from = window;
+
+		if (mremap(window, WINDOW, WINDOW, MREMAP_MAYMOVE | MREMAP_FIXED, side) == side) {
+			from = side;
+			if (draw(actor, 2))
+				madvise(side, WINDOW, MADV_COLLAPSE);
+		}
+		for (size_t i = 0; i < PAGES; i += 1 + draw(actor, 16))
+			check_at(from + i * psize(), first + i, "move");
+		if (from == side && mremap(side, WINDOW, WINDOW, MREMAP_MAYMOVE | MREMAP_FIXED,
+					   window) != window)
+			ksft_exit_fail_msg("a window could not be moved back: %s\n",
+					   strerror(errno));
+		unlock_pages(first, PAGES);
+	}
+	pthread_mutex_unlock(&layout);
+	close_procmap(&maps);
+}
+
+/* Write-protects pages for a moment, and lets those write who want to. */
+static void act_write_protect(struct actor *actor)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP };
+	size_t window = draw(actor, NR_WINDOWS);
+	struct pollfd event = { .events = POLLIN };
+	struct uffd_msg msg;
+
+	pthread_mutex_lock(&layout);
+	event.fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (event.fd < 0 || ioctl(event.fd, UFFDIO_API, &api) ||
+	    uffd_register(event.fd, address(window * PAGES), WINDOW, false, true, false))
+		goto out;
+	for (int i = 0; i < 8; i++) {
+		struct uffdio_writeprotect wp = {
+			.range = {
+				(uintptr_t)address(window * PAGES + draw(actor, PAGES)), psize(),
+			},
+			.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+		};
+
+		ioctl(event.fd, UFFDIO_WRITEPROTECT, &wp);
+		while (poll(&event, 1, 1) == 1 &&
+		       read(event.fd, &msg, sizeof(msg)) == sizeof(msg)) {
+			wp.range.start = msg.arg.pagefault.address & ~(psize() - 1ULL);
+			wp.mode = 0;
+			ioctl(event.fd, UFFDIO_WRITEPROTECT, &wp);
+		}
+	}
+out:
+	/* That wakes who still waits. */
+	if (event.fd >= 0)
+		close(event.fd);
+	pthread_mutex_unlock(&layout);
+}
+
+static void act_merge(struct actor *actor)
+{
+	pthread_mutex_lock(&layout);
+	madvise(mem, NR_WINDOWS * WINDOW, draw(actor, 4) ? MADV_MERGEABLE : MADV_UNMERGEABLE);
+	pthread_mutex_unlock(&layout);
+}
+
+/* What a device writes and reads is the page that was pinned, and stays it. */
+static void act_pin(struct actor *actor)
+{
+	size_t nr = draw(actor, NR_PAGES);
+	uint64_t buf[HPAGE_SIZE / 512 / sizeof(uint64_t)];
+	uint64_t to = (uintptr_t)buf;
+	struct pin_longterm_test pin = {
+		.addr = (uintptr_t)address(nr),
+		.size = psize(),
+		.flags = PIN_LONGTERM_TEST_FLAG_USE_WRITE |
+			 (draw(actor, 2) ? PIN_LONGTERM_TEST_FLAG_USE_FAST : 0),
+	};
+	int gup = open("/sys/kernel/debug/gup_test", O_RDWR);
+
+	if (gup < 0 || !lock_page(nr))
+		goto out;
+	if (!ioctl(gup, PIN_LONGTERM_TEST_START, &pin)) {
+		/* Pinned for writing, it was written as far as anyone knows. */
+		check(nr, "pin");
+		for (int i = 0; i < 4; i++) {
+			write_page(nr);
+			usleep(draw(actor, 1000));
+			if (!ioctl(gup, PIN_LONGTERM_TEST_READ, &to))
+				check_at((char *)buf, nr, "device");
+			check(nr, "after pin");
+		}
+		ioctl(gup, PIN_LONGTERM_TEST_STOP);
+	}
+	unlock_pages(nr, 1);
+out:
+	if (gup >= 0)
+		close(gup);
+}
+
+/* The child has its own copies of some pages to check, collapse and write. */
+static void act_fork(struct actor *actor)
+{
+	size_t count, first = draw_run(actor, 64, &count);
+	pid_t child;
+	int status;
+
+	if (!lock_pages(first, count))
+		return;
+	child = fork();
+	if (!child) {
+		for (int round = 0; round < 2; round++) {
+			for (size_t i = first; i < first + count; i++)
+				check(i, "child");
+			if (draw(actor, 2))
+				madvise(mem, NR_WINDOWS * WINDOW, MADV_COLLAPSE);
+			for (size_t i = first; i < first + count; i++) {
+				if (draw(actor, 2))
+					write_page(i);
+				check(i, "child after collapse");
+			}
+		}
+		_exit(atomic_load(&lost) != 0);
+	}
+	for (size_t i = first; i < first + count; i++)
+		check(i, "parent");
+	unlock_pages(first, count);
+	if (child > 0 && (waitpid(child, &status, 0) != child || status))
+		atomic_fetch_add(&lost, 1);
+}
+
+static void write_to(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+
+	if (fd < 0)
+		return;
+	/* Not every file is there, or takes it at every time. */
+	if (write(fd, text, strlen(text)) < 0)
+		errno = 0;
+	close(fd);
+}
+
+static void read_all_of(const char *path)
+{
+	static char buf[1 << 16];
+	int fd = open(path, O_RDONLY);
+
+	while (fd >= 0 && read(fd, buf, sizeof(buf)) > 0)
+		;
+	if (fd >= 0)
+		close(fd);
+}
+
+static void act_inspect(struct actor *actor)
+{
+	switch (draw(actor, 4)) {
+	case 0:
+		write_to("/proc/sys/vm/compact_memory", "1");
+		break;
+	case 1:
+		write_to("/proc/self/clear_refs", "4");
+		break;
+	case 2:
+		read_all_of("/proc/self/smaps");
+		break;
+	case 3:
+		read_all_of("/proc/self/numa_maps");
+		break;
+	}
+}
+
+static bool expected_errno(int error)
+{
+	switch (error) {
+	case EAGAIN:	/* somebody else has a page */
+	case EBUSY:	/* holes that userfaultfd watches */
+	case EINVAL:	/* nothing there, write-protected */
+	case ENOMEM:	/* moved away */
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void act_collapse(struct actor *actor)
+{
+	size_t first = draw(actor, NR_WINDOWS), count = 1 + draw(actor, NR_WINDOWS - first);
+
+	if (draw(actor, 4))
+		count = 1;
+	if (!madvise(mem + first * WINDOW, count * WINDOW, MADV_COLLAPSE))
+		actor->done++;
+	else if (!expected_errno(errno) && atomic_fetch_add(&lost, 1) < 10)
+		ksft_print_msg("collapse: %s\n", strerror(errno));
+}
+
+/* Forked before there was any memory: it has none of it, and collapses it all. */
+static pid_t collapse_from_outside(void)
+{
+	struct iovec range = { mem, NR_WINDOWS * WINDOW };
+	pid_t child = fork();
+	int pidfd;
+
+	if (child)
+		return child;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	pidfd = syscall(__NR_pidfd_open, self, 0);
+	for (;;) {
+		syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, 0U);
+		usleep(40000);
+	}
+}
+
+static struct actor actors[] = {
+	{ "write",		act_write,		2, 0 },
+	{ "write_by_kernel",	act_write_by_kernel,	1, 500 },
+	{ "fill",		act_fill,		1, 20000 },
+	{ "read",		act_read,		1, 200 },
+	{ "discard_pages",	act_discard_pages,	1, 3000 },
+	{ "discard_tables",	act_discard_tables,	1, 100000 },
+	{ "free_lazily",	act_free_lazily,	1, 10000 },
+	{ "page_out",		act_page_out,		1, 8000 },
+	{ "lock",		act_lock,		1, 20000 },
+	{ "protect",		act_protect,		1, 5000 },
+	{ "move",		act_move,		1, 20000 },
+	{ "write_protect",	act_write_protect,	1, 10000 },
+	{ "merge",		act_merge,		1, 100000 },
+	{ "pin",		act_pin,		1, 5000 },
+	{ "fork",		act_fork,		1, 30000 },
+	{ "inspect",		act_inspect,		1, 50000 },
+	{ "collapse",		act_collapse,		2, 60000 },
+};
+
+#define MAX_THREADS	32
+
+static void *play(void *argument)
+{
+	struct actor *actor = argument;
+
+	while (!atomic_load(&stop)) {
+		actor->act(actor);
+		actor->acts++;
+		if (actor->rest_us)
+			usleep(draw(actor, actor->rest_us));
+	}
+	return NULL;
+}
+
+/* How much of the memory is present, and how many windows of it are huge. */
+static size_t count_category(uint64_t category)
+{
+	struct page_region regions[64];
+	struct pm_scan_arg scan = {
+		.size = sizeof(scan),
+		.start = (uintptr_t)mem,
+		.end = (uintptr_t)mem + NR_WINDOWS * WINDOW,
+		.vec = (uintptr_t)regions,
+		.vec_len = ARRAY_SIZE(regions),
+		.category_mask = category,
+		.return_mask = category,
+	};
+	int pagemap = open("/proc/self/pagemap", O_RDONLY), nr;
+	size_t count = 0;
+
+	do {
+		nr = ioctl(pagemap, PAGEMAP_SCAN, &scan);
+		for (int i = 0; i < nr; i++)
+			count += (regions[i].end - regions[i].start) / psize();
+		scan.start = scan.walk_end;
+	} while (nr > 0 && scan.start < scan.end);
+	close(pagemap);
+	return count;
+}
+
+static unsigned long env_number(const char *name, unsigned long otherwise)
+{
+	const char *value = getenv(name);
+
+	return value ? strtoul(value, NULL, 0) : otherwise;
+}
+
+/* A line "name value" of a file. */
+static long read_field(const char *path, const char *name)
+{
+	char line[256];
+	size_t len = strlen(name);
+	long value = -1;
+	FILE *file = fopen(path, "r");
+
+	while (file && fgets(line, sizeof(line), file))
+		if (!strncmp(line, name, len) && strchr(" :\t", line[len]))
+			value = strtol(line + len + 1, NULL, 10);
+	if (file)
+		fclose(file);
+	return value;
+}
+
+FIXTURE(collapse_stress)
+{
+	bool in_cgroup;
+	long huge_before;
+	unsigned int seed;
+	unsigned int seconds;
+};
+
+FIXTURE_SETUP(collapse_stress)
+{
+	if (read_pmd_pagesize() != WINDOW)
+		SKIP(return, "huge pages are not of 2 MiB here");
+	thp_save_settings();
+	thp_write_string("enabled", "never");
+	self->seed = env_number("COLLAPSE_SEED", time(NULL) ^ getpid());
+	self->seconds = env_number("COLLAPSE_SECONDS", 60);
+
+	write_to("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	self->in_cgroup = !mkdir(CGROUP, 0755) && !access(CGROUP "/memory.stat", R_OK);
+	self->huge_before = read_field("/proc/meminfo", "AnonHugePages");
+
+	write_to(KSM "sleep_millisecs", "20");
+	write_to(KSM "pages_to_scan", "100");
+	write_to(KSM "run", "1");
+}
+
+FIXTURE_TEARDOWN(collapse_stress)
+{
+	write_to(KSM "run", "2");
+	write_to(KSM "run", "0");
+	rmdir(CGROUP);
+	thp_restore_settings();
+}
+
+static bool takes_part(const struct actor *actor)
+{
+	const char *list = getenv("COLLAPSE_ACTORS");
+	size_t len = strlen(actor->name);
+
+	for (const char *at = list; at && *at; at += strcspn(at, " ,"), at += !!*at)
+		if (!strncmp(at, actor->name, len) && strchr(" ,", at[len]))
+			return true;
+	return !list;
+}
+
+/* The rss must be what is mapped, whatever was collapsed and zapped. */
+static void check_rss(struct __test_metadata *_metadata, unsigned long before_kib)
+{
+	long rss = (long)rss_anon() - (long)before_kib;
+	long present = count_category(PAGE_IS_PRESENT) * psize() / 1024;
+	/* The shared zero page is no memory of ours, and counters are batched. */
+	long zeroes = count_category(PAGE_IS_PFNZERO) * psize() / 1024;
+
+	EXPECT_LE(labs(rss - (present - zeroes)), 1024) {
+		TH_LOG("rss %ld KiB, present %ld KiB, zero pages %ld KiB", rss, present, zeroes);
+	}
+}
+
+static void run(struct __test_metadata *_metadata, unsigned int seed, unsigned int seconds)
+{
+	static struct actor cast[MAX_THREADS];
+	pthread_t threads[MAX_THREADS];
+	unsigned long huge_seen = 0, rss;
+	size_t size = (NR_WINDOWS + 4) * WINDOW;
+	int nr = 0;
+	pid_t remote;
+	char *area;
+
+	self = getpid();
+	area = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(area, MAP_FAILED);
+	side = (char *)(((uintptr_t)area + WINDOW - 1) & ~(WINDOW - 1));
+	mem = side + 2 * WINDOW;
+	ASSERT_EQ(mprotect(mem, NR_WINDOWS * WINDOW, PROT_READ | PROT_WRITE), 0);
+	remote = collapse_from_outside();
+	ASSERT_GT(remote, 0);
+	rss = rss_anon();
+
+	for (size_t i = 0; i < ARRAY_SIZE(actors); i++) {
+		for (unsigned int j = 0; j < actors[i].threads && takes_part(&actors[i]); j++) {
+			ASSERT_LT(nr, MAX_THREADS);
+			cast[nr] = actors[i];
+			cast[nr].seed = seed + nr * 7919;
+			ASSERT_EQ(pthread_create(&threads[nr], NULL, play, &cast[nr]), 0);
+			nr++;
+		}
+	}
+	for (time_t end = time(NULL) + seconds; time(NULL) < end && !atomic_load(&lost);) {
+		usleep(100000);
+		huge_seen += count_category(PAGE_IS_HUGE) / PAGES;
+	}
+	atomic_store(&stop, true);
+	for (int i = 0; i < nr; i++) {
+		ASSERT_EQ(pthread_join(threads[i], NULL), 0);
+		EXPECT_GT(cast[i].acts, 0);
+		TH_LOG("%-16s %8lu acts", cast[i].name, cast[i].acts);
+		if (cast[i].act == act_collapse)
+			EXPECT_GT(cast[i].done, 0);
+	}
+	kill(remote, SIGKILL);
+	waitpid(remote, NULL, 0);
+
+	for (size_t i = 0; i < NR_PAGES; i++)
+		check(i, "end");
+	EXPECT_EQ(atomic_load(&lost), 0);
+	EXPECT_GT(huge_seen, 0);
+	check_rss(_metadata, rss);
+	ASSERT_EQ(munmap(mem, NR_WINDOWS * WINDOW), 0);
+	EXPECT_LE(labs((long)(rss_anon() - rss)), 1024);
+}
+
+/* What must be gone with its last user, as the cgroup calls it. */
+static const char * const fields[] = { "anon", "anon_thp", "pagetables", "swapcached" };
+
+static bool all_gone(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(fields); i++)
+		if (read_field(CGROUP "/memory.stat", fields[i]))
+			return false;
+	return true;
+}
+
+/*
+ * Page tables are freed after a grace period, CPUs hold back pages until
+ * compaction has them drained, and a swap cache page that was locked when its
+ * last user went is left to reclaim.
+ */
+static void settle(bool in_cgroup)
+{
+	int tries = 0;
+
+	do {
+		write_to("/proc/sys/vm/compact_memory", "1");
+		if (in_cgroup)
+			write_to(CGROUP "/memory.reclaim", "64M");
+		sleep(1);
+	} while (in_cgroup && !all_gone() && ++tries < 20);
+}
+
+TEST_F_TIMEOUT(collapse_stress, in_use, 24 * 60 * 60)
+{
+	long collapses = read_field("/proc/vmstat", "thp_collapse_alloc");
+	int status;
+	pid_t child;
+
+	TH_LOG("COLLAPSE_SEED=%u COLLAPSE_SECONDS=%u", self->seed, self->seconds);
+	child = fork();
+	ASSERT_GE(child, 0);
+	if (!child) {
+		if (self->in_cgroup)
+			write_to(CGROUP "/cgroup.procs", "0");
+		run(_metadata, self->seed, self->seconds);
+		_exit(_metadata->exit_code);
+	}
+	ASSERT_EQ(waitpid(child, &status, 0), child);
+	EXPECT_EQ(status, 0);
+	EXPECT_GT(read_field("/proc/vmstat", "thp_collapse_alloc"), collapses);
+
+	settle(self->in_cgroup);
+	EXPECT_LE(read_field("/proc/meminfo", "AnonHugePages"), self->huge_before);
+	if (!self->in_cgroup)
+		return;
+	for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
+		long left = read_field(CGROUP "/memory.stat", fields[i]);
+
+		EXPECT_EQ(left, 0) {
+			TH_LOG("%ld bytes of %s are left in the cgroup", left, fields[i]);
+		}
+	}
+	/* Charges that CPUs keep in stock, and slab objects that age. */
+	EXPECT_LT(read_num(CGROUP "/memory.current"), WINDOW);
+	EXPECT_EQ(read_num(CGROUP "/memory.swap.current"), 0);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a collapse of 512 MiB tells the tracepoints: that the process was never
+ * stopped, that is, mmap_lock not taken for write, and that every window was
+ * served by the code in Rust. The C code does take it, which shows that it would
+ * be seen: that runs where CONFIG_THP_COLLAPSE_RUST_DEBUG lets it be selected.
+ */
+#define _GNU_SOURCE
+#include "kselftest_harness.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mman.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "hugepage_settings.h"
+#include "vm_util.h"
+
+#define WINDOW		((size_t)HPAGE_SIZE)
+#define NR_WINDOWS	256
+#define SIZE		(NR_WINDOWS * WINDOW)
+/* Every so many'th page is written: all windows have sources, and holes. */
+#define STRIDE		16
+
+#define ENGINE		"/sys/kernel/debug/thp_collapse/engine"
+#define TRACING		"/sys/kernel/tracing/"
+#define INSTANCE	TRACING "instances/collapse_trace/"
+#define BATCH_EVENT	"events/huge_memory/mm_collapse_batch/enable"
+
+static const char * const events[] = {
+	BATCH_EVENT,
+	"events/huge_memory/mm_collapse_huge_page/enable",
+	"events/mmap_lock/mmap_lock_acquire_returned/enable",
+};
+
+FIXTURE(collapse_trace)
+{
+	char *mem;
+	bool tracing;
+};
+
+struct counts {
+	/* By whatever code, and of these, what is in batches: C knows of none. */
+	unsigned int windows;
+	unsigned int by_rust;
+	unsigned int read_locks;
+	unsigned int write_locks;
+};
+
+static bool write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_TRUNC);
+	bool written;
+
+	if (fd < 0)
+		return false;
+	written = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	close(fd);
+	return written;
+}
+
+FIXTURE_SETUP(collapse_trace)
+{
+	char *area;
+
+	if (read_pmd_pagesize() != WINDOW)
+		SKIP(return, "huge pages are not of 2 MiB here");
+	if (access(TRACING BATCH_EVENT, W_OK))
+		SKIP(return, "no tracepoints of collapse in Rust");
+	thp_save_settings();
+	thp_write_string("enabled", "never");
+	area = mmap(NULL, SIZE + WINDOW, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(area, MAP_FAILED);
+	self->mem = (char *)(((uintptr_t)area + WINDOW - 1) & ~(WINDOW - 1));
+
+	self->tracing = !mkdir(INSTANCE, 0700);
+	ASSERT_TRUE(self->tracing);
+	ASSERT_TRUE(write_text(INSTANCE "buffer_size_kb", "8192"));
+	for (size_t i = 0; i < ARRAY_SIZE(events); i++) {
+		char path[256];
+
+		snprintf(path, sizeof(path), INSTANCE "%s", events[i]);
+		ASSERT_TRUE(write_text(path, "1"));
+	}
+	ASSERT_TRUE(write_text(INSTANCE "tracing_on", "0"));
+}
+
+FIXTURE_TEARDOWN(collapse_trace)
+{
+	if (!self->tracing)
+		return;
+	if (!access(ENGINE, W_OK))
+		write_text(ENGINE, "rust");
+	rmdir(INSTANCE);
+	thp_restore_settings();
+}
+
+static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_trace) * self)
+{
+	ASSERT_EQ(mmap(self->mem, SIZE, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
+	for (size_t at = 0; at < SIZE; at += STRIDE * psize())
+		self->mem[at] = 1 + at / WINDOW % 100;
+}
+
+static void expect_intact(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_trace) * self)
+{
+	for (size_t at = 0; at < SIZE; at += psize())
+		ASSERT_EQ(self->mem[at], at % (STRIDE * psize()) ? 0 : 1 + at / WINDOW % 100);
+}
+
+/* Begins to trace what the calling task does. */
+static void begin(struct __test_metadata *_metadata)
+{
+	char pid[32];
+
+	snprintf(pid, sizeof(pid), "%ld", syscall(__NR_gettid));
+	ASSERT_TRUE(write_text(INSTANCE "set_event_pid", pid));
+	ASSERT_TRUE(write_text(INSTANCE "trace", ""));
+	ASSERT_TRUE(write_text(INSTANCE "tracing_on", "1"));
+}
+
+/* What was traced, as far as it is about the process whose memory was collapsed. */
+static struct counts end(struct __test_metadata *_metadata)
+{
+	char line[512], mm[64] = "", *at;
+	struct counts counts = { 0 };
+	unsigned long kept, written;
+	FILE *trace;
+
+	write_text(INSTANCE "tracing_on", "0");
+	trace = fopen(INSTANCE "trace", "r");
+	ASSERT_NE(trace, NULL);
+	/* Locks may have been taken before the first event that names the process. */
+	while (!*mm && fgets(line, sizeof(line), trace)) {
+		at = strstr(line, "mm_collapse_huge_page: mm=");
+		if (at)
+			sscanf(at, "mm_collapse_huge_page: %60[^, ]", mm);
+	}
+	EXPECT_NE(*mm, '\0');
+	fclose(trace);
+	/* To go back in it would repeat lines. */
+	trace = fopen(INSTANCE "trace", "r");
+	ASSERT_NE(trace, NULL);
+	while (fgets(line, sizeof(line), trace)) {
+		at = strstr(line, "entries-in-buffer/entries-written: ");
+		if (at && sscanf(at, "entries-in-buffer/entries-written: %lu/%lu", &kept,
+				 &written) == 2)
+			EXPECT_EQ(kept, written);
+		at = strstr(line, mm);
+		if (!at || !strchr(", ", at[strlen(mm)]))
+			continue;
+		if (strstr(line, " mm_collapse_huge_page: "))
+			counts.windows += !!strstr(line, "isolated=1");
+		at = strstr(line, " huge=");
+		if (at && strstr(line, " mm_collapse_batch: "))
+			counts.by_rust += atoi(at + strlen(" huge="));
+		if (strstr(line, " mmap_lock_acquire_returned: ")) {
+			counts.write_locks += !!strstr(line, "write=true");
+			counts.read_locks += !!strstr(line, "write=false");
+		}
+	}
+	fclose(trace);
+	TH_LOG("%u windows, %u by Rust; mmap_lock: %u reads, %u writes", counts.windows,
+	       counts.by_rust, counts.read_locks, counts.write_locks);
+	return counts;
+}
+
+static void expect_rust(struct __test_metadata *_metadata, struct counts counts)
+{
+	EXPECT_EQ(counts.windows, NR_WINDOWS);
+	EXPECT_EQ(counts.by_rust, NR_WINDOWS);
+	EXPECT_EQ(counts.write_locks, 0);
+}
+
+TEST_F_TIMEOUT(collapse_trace, own, 300)
+{
+	fill(_metadata, self);
+	begin(_metadata);
+	EXPECT_EQ(madvise(self->mem, SIZE, MADV_COLLAPSE), 0);
+	expect_rust(_metadata, end(_metadata));
+	expect_intact(_metadata, self);
+}
+
+TEST_F_TIMEOUT(collapse_trace, of_another_process, 300)
+{
+	struct iovec range = { self->mem, SIZE };
+	struct counts counts;
+	int pidfd, ready[2];
+	pid_t child;
+	char c;
+
+	ASSERT_EQ(pipe(ready), 0);
+	child = fork();
+	ASSERT_GE(child, 0);
+	if (!child) {
+		fill(_metadata, self);
+		if (write(ready[1], "", 1) == 1)
+			pause();
+		_exit(1);
+	}
+	EXPECT_EQ(read(ready[0], &c, 1), 1);
+	pidfd = syscall(__NR_pidfd_open, child, 0);
+	begin(_metadata);
+	EXPECT_EQ(syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, 0U), SIZE);
+	counts = end(_metadata);
+	expect_rust(_metadata, counts);
+	EXPECT_GT(counts.read_locks, 0);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+}
+
+/* It is no test of C, but of what the others would see. */
+TEST_F_TIMEOUT(collapse_trace, control, 300)
+{
+	struct counts counts;
+
+	if (!write_text(ENGINE, "c"))
+		SKIP(return, "no " ENGINE);
+	fill(_metadata, self);
+	begin(_metadata);
+	EXPECT_EQ(madvise(self->mem, SIZE, MADV_COLLAPSE), 0);
+	counts = end(_metadata);
+	EXPECT_EQ(counts.windows, NR_WINDOWS);
+	EXPECT_EQ(counts.by_rust, 0);
+	EXPECT_GE(counts.write_locks, NR_WINDOWS);
+	expect_intact(_metadata, self);
+}
+
+TEST_HARNESS_MAIN
