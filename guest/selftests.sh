@@ -14,12 +14,16 @@ disk=zram$(cat /sys/class/zram-control/hot_add) || exit
 echo 512M >"/sys/block/$disk/disksize"
 mkfs.ext4 -q "/dev/$disk" && mkdir -p /tmp/disk && mount "/dev/$disk" /tmp/disk && cd /tmp/disk || exit
 
-while IFS=$'\t' read -r name limit command; do
+while IFS=$'\t' read -r name limit command tries; do
 	start=$SECONDS
 	# uffd-unit-tests and others want hugetlb pages; those who do not never see them.
 	echo 64 >/proc/sys/vm/nr_hugepages
-	timeout -k 10 "$limit" bash -c "$command" </dev/null >"$results/$name.tap" 2>&1
-	status=$?
+	for try in $(seq "${tries:-1}"); do
+		timeout -k 10 "$limit" bash -c "$command" </dev/null >"$results/$name.tap" 2>&1
+		status=$?
+		[ $status -ne 0 ] || break
+		[ "$try" -eq "${tries:-1}" ] || echo "    $name: exit $status, once more"
+	done
 	# However it ended: a failure that it did not say itself is said here.
 	case $status in
 	0 | 4) ;;

@@ -27,8 +27,8 @@ say "building the mm selftests"
 
 # Those that this tree has: the base lacks our own.
 suites=$out/suites
-while IFS=$'\t' read -r name limit command; do
-	[ ! -f "$tree/tools/testing/selftests/mm/${command%% *}.c" ] || printf '%s\t%s\t%s\n' "$name" "$limit" "$command"
+while IFS=$'\t' read -r name limit command tries; do
+	[ ! -f "$tree/tools/testing/selftests/mm/${command%% *}.c" ] || printf '%s\t%s\t%s\t%s\n' "$name" "$limit" "$command" "$tries"
 done <"$ROOT/tests/suites" >"$suites"
 
 results=$BUILD/boot/$kernel-selftests

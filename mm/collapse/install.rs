@@ -13,8 +13,8 @@
 //! - A table that was freed, perhaps replaced by a new one: then our entries are gone. A window of
 //!   holes and zero pages has none; but if all slots of the new table are as those of the old one
 //!   were, then zeroes are what is there.
-//! - An entry that was changed in place, because userfaultfd write-protected it. The huge page would
-//!   not have this, so the window is put back.
+//! - An entry that was changed in place, because userfaultfd write-protected it. The huge page
+//!   would not have this, so the window is put back.
 //!
 //! A hole that was filled and zapped again in between is a hole again. Rightly so.
 //!
@@ -29,8 +29,8 @@
 //! batch was isolated.
 //!
 //! For that time the PMD entry is not none, but a huge one that is invalid, as in the splitting of
-//! huge pages: see [`NestedTable::unhook`]. It permits GUP-fast no access, which takes the slow path
-//! then; that and everybody else goes on to take the PMD lock.
+//! huge pages: see [`NestedTable::unhook`]. It permits GUP-fast no access, which takes the slow
+//! path then; that and everybody else goes on to take the PMD lock.
 //!
 //! GUP-fast may be in the old table at the time. It finds migration entries there, or zero pages,
 //! neither of which it can use.

@@ -38,8 +38,8 @@
 //! - Whoever zaps finds a migration entry, and takes the page off the rss, but drops neither rmap
 //!   nor reference: in page migration a moving page has given up both. We have not, so those of a
 //!   slot that was zapped are ours to drop. The zap can even free the whole table. See [`Sources`].
-//! - userfaultfd's write-protect and NUMA balancing change migration entries in place. Such an entry
-//!   is ours still, but must not be replaced by the PTE that we saved: that would undo them.
+//! - userfaultfd's write-protect and NUMA balancing change migration entries in place. Such an
+//!   entry is ours still, but must not be replaced by the PTE that we saved: that would undo them.
 //! - UFFDIO_MOVE and faults wait for the folio lock. Reclaim, compaction, KSM, splitting and memory
 //!   failure need the folio lock to change any mapping of the folio.
 //! - Nobody else writes a migration entry for this page to this slot, for that takes the folio lock

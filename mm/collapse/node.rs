@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Choosing the NUMA node of a huge page, as khugepaged does: the one that most of the pages lie on.
+//! Choosing the NUMA node of a huge page, as khugepaged does: the one that most of the pages lie
+//! on.
 
 use kernel::{
     mm::{

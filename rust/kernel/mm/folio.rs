@@ -384,8 +384,8 @@ impl MappedFolios {
         Some(())
     }
 
-    /// Adds a folio that other PTEs may map too. Returns [`None`] when there are as many folios as a
-    /// table can map.
+    /// Adds a folio that other PTEs may map too. Returns [`None`] when there are as many folios as
+    /// a table can map.
     #[inline]
     pub fn push_recurring(&mut self, folio: FolioPtr) -> Option<()> {
         if self.is_full() {
