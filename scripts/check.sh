@@ -114,7 +114,9 @@ check "series: formats, applies, checkpatch --strict" series_mails
 # The debug kernel is built with clippy; here just what is written in Rust.
 if command -v clippy-driver >/dev/null; then
 	check clippy "$ROOT/scripts/kernel.sh" debug prepare mm/collapse/
+	check "clippy: thp-collapse" "$ROOT/scripts/agent.sh" lint
 else
 	echo "skip check: clippy (this toolchain has no clippy-driver)"
+	echo "skip check: clippy: thp-collapse (this toolchain has no clippy-driver)"
 fi
 exit $failed

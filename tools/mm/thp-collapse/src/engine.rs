@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which code of the kernel serves, seen by its tracepoints.
+
+use serde::{Serialize, Serializer};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+const TRACING: &str = "/sys/kernel/tracing";
+
+/// Code of the kernel that collapses anonymous memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// mm/collapse
+    Rust,
+    /// mm/khugepaged.c
+    C,
+}
+
+impl Engine {
+    /// All of them. The first one whose event was seen has served: only Rust works in batches, and
+    /// it shares the other event with C.
+    const ALL: [Self; 2] = [Self::Rust, Self::C];
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rust => "the engine in Rust (mm/collapse)",
+            Self::C => "Linux's C code (mm/khugepaged.c)",
+        }
+    }
+
+    fn event(self) -> &'static str {
+        match self {
+            Self::Rust => "mm_collapse_batch",
+            Self::C => "mm_collapse_huge_page",
+        }
+    }
+
+    /// The one whose work a trace shows.
+    fn seen_in(trace: &str) -> Option<Self> {
+        let shows = |engine: &Self| trace.contains(&format!(" {}: ", engine.event()));
+
+        Self::ALL.into_iter().find(shows)
+    }
+}
+
+impl Serialize for Engine {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// A trace of this thread's collapses, apart from what others trace.
+pub struct Trace(PathBuf);
+
+impl Trace {
+    /// Begins it. Takes tracefs, and the right to use it.
+    pub fn begin() -> io::Result<Self> {
+        let name = format!("thp-collapse-{}", std::process::id());
+        let instance = Path::new(TRACING).join("instances").join(name);
+
+        fs::create_dir(&instance)?;
+        let trace = Self(instance);
+        let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+
+        fs::write(trace.0.join("set_event_pid"), thread)?;
+        for engine in Engine::ALL {
+            let enable = trace
+                .0
+                .join(format!("events/huge_memory/{}/enable", engine.event()));
+            // A kernel may have one only.
+            if enable.exists() {
+                fs::write(enable, "1")?;
+            }
+        }
+        Ok(trace)
+    }
+
+    /// Ends it, and says who has served since it began.
+    pub fn end(self) -> Option<Engine> {
+        Engine::seen_in(&fs::read_to_string(self.0.join("trace")).ok()?)
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        // It goes with all that is in it; were it to stay, it would do no harm.
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_rust_works_in_batches() {
+        let c = "thp-collapse-7 [000] ..... 1.5: mm_collapse_huge_page: mm=0, status=succeeded\n";
+        let rust = "thp-collapse-7 [000] ..... 1.6: mm_collapse_batch: mm=0, windows=16\n";
+
+        assert_eq!(Engine::seen_in(c), Some(Engine::C));
+        assert_eq!(Engine::seen_in(rust), Some(Engine::Rust));
+        assert_eq!(Engine::seen_in(&format!("{c}{rust}")), Some(Engine::Rust));
+        assert_eq!(Engine::seen_in("# tracer: nop\n"), None);
+    }
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What stands in the way, in sentences, and the exit status that tells a script of it.
+
+use crate::kernel::{Capabilities, Flags, Known};
+use rustix::io::Errno;
+use serde::Serialize;
+use std::process::ExitCode;
+use thiserror::Error;
+
+/// How a run ended. clap takes the exit status 2 for a wrong command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// All that was asked for was done.
+    Success,
+    /// Some of it was.
+    Partial,
+    /// Nothing of it: the kernel refused.
+    Refused,
+    /// Something else stood in the way.
+    Error,
+}
+
+impl From<Verdict> for ExitCode {
+    fn from(verdict: Verdict) -> Self {
+        Self::from(match verdict {
+            Verdict::Success => 0,
+            Verdict::Error => 1,
+            Verdict::Partial => 3,
+            Verdict::Refused => 4,
+        })
+    }
+}
+
+/// Why nothing can be done at all.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Failure {
+    #[error("there is no process {0}")]
+    NoProcess(i32),
+    #[error(
+        "this kernel has no MADV_COLLAPSE for process_madvise(2): Linux has it from 6.1 on, where \
+         CONFIG_TRANSPARENT_HUGEPAGE is set"
+    )]
+    NoCollapse,
+    #[error("this kernel does not know the flag behind {0}")]
+    UnknownFlag(&'static str),
+    #[error("reading the memory map of process {0} takes PTRACE_MODE_READ: {1}")]
+    MayNotRead(i32, &'static str),
+    #[error("collapsing memory of process {0} takes {1}")]
+    MayNotCollapse(i32, &'static str),
+    #[error("{0}: {1}")]
+    System(&'static str, Errno),
+    #[error("self-test: {0}")]
+    SelfTest(&'static str),
+}
+
+impl Failure {
+    /// The exit status that goes with it.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::MayNotRead(..) | Self::MayNotCollapse(..) => Verdict::Refused,
+            _ => Verdict::Error,
+        }
+    }
+
+    /// What it means that process `pid` could not be looked at.
+    pub fn of_reading(pid: i32, errno: Errno, caps: Capabilities) -> Self {
+        match errno {
+            Errno::SRCH => Self::NoProcess(pid),
+            Errno::ACCESS | Errno::PERM if caps.ptrace => Self::MayNotRead(
+                pid,
+                "CAP_SYS_PTRACE is there, but not in the process's user namespace, or a security \
+                 module forbids it",
+            ),
+            Errno::ACCESS | Errno::PERM => Self::MayNotRead(
+                pid,
+                "CAP_SYS_PTRACE is missing, and it is not a process of this user, or one that may \
+                 be looked into",
+            ),
+            errno => Self::System("cannot read the process's memory map", errno),
+        }
+    }
+
+    /// What it means that process `pid` could not be acted on.
+    pub fn of_collapsing(
+        pid: i32,
+        errno: Errno,
+        caps: Capabilities,
+        known: Known,
+        flags: Flags,
+    ) -> Self {
+        match errno {
+            Errno::ACCESS => Self::of_reading(pid, errno, caps),
+            Errno::PERM if !caps.nice => {
+                let missing = "CAP_SYS_NICE, which is missing";
+                Self::MayNotCollapse(pid, missing)
+            }
+            Errno::PERM if known.flags.limits && !flags.limits && !caps.admin => {
+                Self::MayNotCollapse(pid, "CAP_SYS_ADMIN, which is missing, or --limits")
+            }
+            Errno::PERM => Self::MayNotCollapse(
+                pid,
+                "CAP_SYS_NICE and, without --limits, CAP_SYS_ADMIN in the initial user namespace; \
+                 or a security module forbids it",
+            ),
+            errno => Self::System("process_madvise", errno),
+        }
+    }
+}
+
+/// The name of an errno that windows are refused with, and what it means.
+pub fn why(errno: Errno, known: Known, flags: Flags) -> (String, &'static str) {
+    let (name, sentence) = match errno {
+        Errno::INVAL => (
+            "EINVAL",
+            "the kernel will not collapse these: there is nothing in them, or userfaultfd, or a guard region, or huge pages are ruled out for the mapping or the process",
+        ),
+        Errno::AGAIN => (
+            "EAGAIN",
+            "pages were in use just then, also when tried again; it may work later",
+        ),
+        Errno::BUSY if flags.limits => (
+            "EBUSY",
+            "more holes, swapped or shared pages than khugepaged/max_ptes_* allow, or no room in the memory cgroup",
+        ),
+        Errno::BUSY => ("EBUSY", "no room for a huge page in the memory cgroup"),
+        Errno::NOMEM if known.flags.defrag && !flags.defrag => {
+            ("ENOMEM", "there is no huge page to be had; --defrag may make one")
+        }
+        Errno::NOMEM => ("ENOMEM", "there is no huge page to be had"),
+        _ => return (errno.to_string(), "not expected of MADV_COLLAPSE"),
+    };
+
+    (name.into(), sentence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: Capabilities = Capabilities {
+        nice: false,
+        ptrace: false,
+        admin: false,
+    };
+    const OLD: Known = Known {
+        collapse: true,
+        flags: Flags {
+            limits: false,
+            defrag: false,
+        },
+    };
+    const NEW: Known = Known {
+        collapse: true,
+        flags: Flags {
+            limits: true,
+            defrag: true,
+        },
+    };
+
+    fn permission(caps: Capabilities, known: Known, limits: bool) -> String {
+        let flags = Flags {
+            limits,
+            defrag: false,
+        };
+        let failure = Failure::of_collapsing(7, Errno::PERM, caps, known, flags);
+
+        assert_eq!(failure.verdict(), Verdict::Refused);
+        failure.to_string()
+    }
+
+    #[test]
+    fn says_which_capability_is_missing() {
+        let nice = Capabilities {
+            nice: true,
+            ..NOTHING
+        };
+
+        assert!(permission(NOTHING, NEW, false).contains("CAP_SYS_NICE, which is missing"));
+        assert!(permission(NOTHING, NEW, true).contains("CAP_SYS_NICE, which is missing"));
+        assert!(
+            permission(nice, NEW, false).contains("CAP_SYS_ADMIN, which is missing, or --limits")
+        );
+        // What is not to blame is not blamed.
+        assert!(permission(nice, OLD, false).contains("security module"));
+        assert!(permission(nice, NEW, true).contains("security module"));
+        for errno in [Errno::ACCESS, Errno::PERM] {
+            let failure = Failure::of_reading(7, errno, NOTHING);
+            assert!(failure.to_string().contains("CAP_SYS_PTRACE is missing"));
+            assert_eq!(failure.verdict(), Verdict::Refused);
+        }
+        let failure = Failure::of_collapsing(7, Errno::ACCESS, NOTHING, NEW, Flags::default());
+        assert!(matches!(failure, Failure::MayNotRead(7, _)));
+    }
+
+    #[test]
+    fn says_what_would_help() {
+        let defrag = Flags {
+            limits: false,
+            defrag: true,
+        };
+
+        assert!(why(Errno::NOMEM, NEW, Flags::default())
+            .1
+            .contains("--defrag"));
+        assert!(!why(Errno::NOMEM, NEW, defrag).1.contains("--defrag"));
+        assert!(!why(Errno::NOMEM, OLD, Flags::default())
+            .1
+            .contains("--defrag"));
+        assert_eq!(why(Errno::AGAIN, NEW, defrag).0, "EAGAIN");
+        assert!(why(Errno::XDEV, NEW, defrag).1.contains("not expected"));
+    }
+}
