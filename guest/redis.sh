@@ -1,13 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# usage: redis.sh REPOSITORY KEYS
+# usage: redis.sh PROGRAM KEYS
 #
 # The demonstration: a redis-server with KEYS values of 1 KiB from its own
-# benchmark client has its heap collapsed; coverage before and after, and a
-# digest over all of its data.
+# benchmark client has its heap collapsed by PROGRAM (thp-collapse); coverage
+# before and after, and a digest over all of its data. COLUMNS is set where a
+# terminal of that width shows it.
 
-repository=${1:?} keys=${2:?}
+program=${1:?} keys=${2:?}
 die() {
 	echo "error: $*" >&2
 	exit 1
@@ -34,7 +35,16 @@ redis-benchmark -q -s $socket -t set -n "$keys" -r "$keys" -d 1024 -P 64 >/tmp/b
 before=$(redis-cli -s $socket debug digest)
 [[ $before =~ ^[0-9a-f]{40}$ ]] || die "redis gave no digest of its data: $before"
 
-python3 "$repository/guest/collapse.py" "$pid" || die "the heap was not collapsed"
+command="'$program' collapse $pid --engine"
+# What we print is shown as it is: on a terminal, with the bar that it has there.
+[ -z "${COLUMNS:-}" ] || command="script -qec \"stty cols $COLUMNS; $command\" /dev/null"
+bash -c "$command" 2>&1 | tee /tmp/collapse.log
+# 3: some of it was refused, or has nothing in it.
+case ${PIPESTATUS[0]} in 0 | 3) ;; *) die "the heap was not collapsed" ;; esac
+grep -qE '(^|[^0-9])[1-9][0-9]* windows? collapsed in' /tmp/collapse.log || die "no window was collapsed"
+engine=''
+[ ! -d /sys/kernel/tracing/events/huge_memory/mm_collapse_batch ] || engine='the engine in Rust'
+grep -q "served by $engine" /tmp/collapse.log || die "this kernel has ${engine:-an engine}, and it did not serve"
 
 after=$(redis-cli -s $socket debug digest)
 [ "$before" = "$after" ] || die "redis' data has changed: digest $before before, $after after"

@@ -15,4 +15,7 @@ lock_cache
 if [ "${1:-}" = shell ]; then
 	exec "$ROOT/scripts/boot.sh" release
 fi
-exec "$ROOT/scripts/boot.sh" -l run release "bash '$ROOT/guest/redis.sh' '$ROOT' 250000"
+program=$("$ROOT/scripts/agent.sh")
+columns=''
+[ ! -t 1 ] || columns=$(tput cols 2>/dev/null || echo 80)
+exec "$ROOT/scripts/boot.sh" -l run release "COLUMNS=$columns bash '$ROOT/guest/redis.sh' '$program' 250000"

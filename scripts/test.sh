@@ -57,6 +57,14 @@ selftests() {
 		sed "s/ / $kernel: /"
 }
 
+agent_in_guest() {
+	local status=0 output
+	output=$("$ROOT/scripts/boot.sh" -t 600 -l agent release "python3 '$ROOT/guest/agent.py' '$program'") || status=$?
+	grep -v '^\(pass\|fail\) ' <<<"$output" >&2 || true
+	grep '^\(pass\|fail\) ' <<<"$output" || true
+	return $status
+}
+
 announces() {
 	grep -aq 'collapse: MADV_COLLAPSE' "$BUILD/boot/debug-kunit/console"
 }
@@ -122,10 +130,13 @@ step "runner: a kernel splat fails" fails_as "complained" release "echo 'WARNING
 step "runner: a guest without its leak detector fails" fails_as "leaked memory\|complained" -a kmemleak=off debug true
 suite "KUnit" kunit
 step "the crate announces itself at boot" announces
+suite "thp-collapse: unit tests" "$ROOT/scripts/agent.sh" test
+program=$("$ROOT/scripts/agent.sh") || report <<<"fail thp-collapse is built"
+suite "thp-collapse in a guest" agent_in_guest
 step "redis-server's heap is collapsed, its data intact (release)" \
-	"$ROOT/scripts/boot.sh" -l redis release "bash '$ROOT/guest/redis.sh' '$ROOT' 100000"
+	"$ROOT/scripts/boot.sh" -l redis release "bash '$ROOT/guest/redis.sh' '$program' 100000"
 step "redis-server's heap is collapsed, its data intact (debug)" \
-	"$ROOT/scripts/boot.sh" -t 600 -l redis debug "bash '$ROOT/guest/redis.sh' '$ROOT' 20000"
+	"$ROOT/scripts/boot.sh" -t 600 -l redis debug "bash '$ROOT/guest/redis.sh' '$program' 20000"
 suite "mm selftests, release kernel" selftests release
 suite "mm selftests, debug kernel" selftests debug
 
