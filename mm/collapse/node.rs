@@ -43,11 +43,15 @@ impl NodeLoad {
 
     /// Whether the pages lie too far apart to be gathered on one node, in a system that would
     /// rather reclaim than go far.
+    #[inline(always)]
     pub(crate) fn too_far(&self) -> bool {
-        thp::node_reclaim_enabled()
-            && self
-                .nodes()
-                .any(|a| self.nodes().any(|b| thp::nodes_too_far(a, b)))
+        thp::node_reclaim_enabled() && self.spans_too_far()
+    }
+
+    #[cold]
+    fn spans_too_far(&self) -> bool {
+        self.nodes()
+            .any(|a| self.nodes().any(|b| thp::nodes_too_far(a, b)))
     }
 
     /// The first of the nodes with the most pages, and all of these.
