@@ -166,7 +166,15 @@ impl<'mm> Control<'mm> {
             return Ok(kit);
         }
 
+        // One on the wrong node is better than none.
         let far = kits.pop();
+        self.provide_new(nid, nodes).or_else(|refusal| match far {
+            Some(kit) if refusal != Refusal::Killed => Ok(kit),
+            _ => Err(refusal),
+        })
+    }
+
+    fn provide_new(&mut self, nid: usize, nodes: &NodeMask) -> Result<Kit<'mm>, Refusal> {
         let saved = match self.spare.saved.pop() {
             Some(saved) => saved,
             None => KVBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?,
@@ -175,8 +183,7 @@ impl<'mm> Control<'mm> {
         let table = PteTable::alloc(self.mm).ok_or(Refusal::NoMemory)?;
         let Some(folio) = UnchargedFolio::alloc(gfp, nid, nodes) else {
             stat::count(CollapseEvent::AllocFailed);
-            // One on the wrong node is better than none.
-            return far.ok_or(Refusal::NoHugePage);
+            return Err(Refusal::NoHugePage);
         };
 
         stat::count(CollapseEvent::Alloc);

@@ -95,6 +95,7 @@ fn fault_in_slots<'mm>(
                     vma = stable;
                     break;
                 }
+                SwapIn::NoMemory(stable) => return Err((Some(stable), Refusal::NoMemory)),
                 SwapIn::Failed(stable) => return Err((Some(stable), Refusal::SwapIn)),
                 SwapIn::Unlocked => {
                     vma = revalidate(mm, policy, addr).map_err(|why| (None, why))?;

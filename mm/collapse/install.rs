@@ -102,6 +102,11 @@ impl<'v, 'mm> Copied<'v, 'mm> {
         let Some(zeroes) = self.verify(&mut table) else {
             return Err(self);
         };
+        // A hole may be what the OOM reaper left: whoever still reads this memory from outside is
+        // to meet an error there, not zeroes. It says so before it zaps.
+        if slot.vma().mm().is_unstable() {
+            return Err(self);
+        }
 
         // From here on nothing fails.
         if zeroes {

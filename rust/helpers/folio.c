@@ -13,7 +13,7 @@
 #endif
 #include <../../mm/internal.h>
 
-#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+#ifdef CONFIG_THP_COLLAPSE_RUST
 
 __rust_helper struct page *rust_helper_pfn_to_page(unsigned long pfn)
 {
@@ -199,4 +199,4 @@ __rust_helper int rust_helper_node_distance_of(int a, int b)
 	return node_distance(a, b);
 }
 
-#endif /* CONFIG_TRANSPARENT_HUGEPAGE */
+#endif /* CONFIG_THP_COLLAPSE_RUST */

@@ -9,7 +9,7 @@
 #include <linux/spinlock.h>
 #include <asm/tlbflush.h>
 
-#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+#ifdef CONFIG_THP_COLLAPSE_RUST
 
 __rust_helper pte_t rust_helper_ptep_get(pte_t *ptep)
 {
@@ -315,4 +315,4 @@ __rust_helper void rust_helper_dec_tlb_flush_pending(struct mm_struct *mm)
 	dec_tlb_flush_pending(mm);
 }
 
-#endif /* CONFIG_TRANSPARENT_HUGEPAGE */
+#endif /* CONFIG_THP_COLLAPSE_RUST */

@@ -178,6 +178,8 @@ pub enum SwapIn<'mm> {
     Done(StableVma<'mm>),
     /// The lock had to be given up to wait for the page.
     Unlocked,
+    /// There is no memory for the page.
+    NoMemory(StableVma<'mm>),
     /// The page cannot be had.
     Failed(StableVma<'mm>),
 }
@@ -219,7 +221,7 @@ impl<'mm> StableVma<'mm> {
     /// fn first_page(vma: StableVma<'_>, window: usize) -> Option<StableVma<'_>> {
     ///     match vma.swap_in(window, 0) {
     ///         SwapIn::Present(vma) | SwapIn::Done(vma) => Some(vma),
-    ///         SwapIn::Failed(_) | SwapIn::Unlocked => None,
+    ///         SwapIn::NoMemory(_) | SwapIn::Failed(_) | SwapIn::Unlocked => None,
     ///     }
     /// }
     /// ```
@@ -279,6 +281,9 @@ impl<'mm> StableVma<'mm> {
             let _ = ManuallyDrop::new(self);
             return SwapIn::Unlocked;
         }
+        if ret & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
+            return SwapIn::NoMemory(self);
+        }
         if ret & VM_FAULT_ERROR != 0 {
             return SwapIn::Failed(self);
         }
@@ -286,8 +291,7 @@ impl<'mm> StableVma<'mm> {
     }
 }
 
-const VM_FAULT_ERROR: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_OOM
-    | bindings::vm_fault_reason_VM_FAULT_SIGBUS
+const VM_FAULT_ERROR: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_SIGBUS
     | bindings::vm_fault_reason_VM_FAULT_SIGSEGV
     | bindings::vm_fault_reason_VM_FAULT_HWPOISON
     | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE
