@@ -160,9 +160,14 @@ static bool is_huge(const char *window)
 	return regions == 1 && region.start == scan.start && region.end == scan.end;
 }
 
+/* Asks again when a page was in use in passing, as EAGAIN tells. */
 static int collapse(char *start, size_t len)
 {
-	return madvise(start, len, MADV_COLLAPSE) ? errno : 0;
+	int tries, err = EAGAIN;
+
+	for (tries = 0; err == EAGAIN && tries < 5; tries++)
+		err = madvise(start, len, MADV_COLLAPSE) ? errno : 0;
+	return err;
 }
 
 /* Collapses with the n-th allocation failing; *n is 0 afterwards if one did. */
