@@ -4,7 +4,8 @@
 # usage: selftests.sh BINARIES SUITES RESULTS
 #
 # Runs the selftests listed in the file SUITES, each in its own process and with
-# its own time limit; what each printed goes to RESULTS/<name>.tap.
+# its own time limit; what each printed goes to RESULTS/<name>.tap, and its end is
+# shown when it failed.
 
 binaries=${1:?} suites=${2:?} results=${3:?}
 PATH=$binaries:$PATH
@@ -35,6 +36,10 @@ while IFS=$'\t' read -r name limit command tries; do
 	esac
 	echo 0 >/proc/sys/vm/nr_hugepages
 	echo "    $name: exit $status, $((SECONDS - start)) s"
+	case $status in
+	0 | 4) ;;
+	*) grep -v '^ok' "$results/$name.tap" | tail -n 40 | sed 's/^/        /' ;;
+	esac
 done <"$suites"
 cd / && umount /tmp/disk
 exit 0

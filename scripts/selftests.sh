@@ -25,13 +25,24 @@ say "building the mm selftests"
 		make -C "$tree/tools/testing/selftests" TARGETS=mm O="$out" CC=gcc LLVM= -j"$(nproc)"
 } >"$out/build.log" 2>&1 || die "building the selftests failed: $(grep -m5 -E 'error|\*\*\*' "$out/build.log"); all of it: $out/build.log"
 
-# Those that this tree has: the base lacks our own.
-suites=$out/suites
+# Ours and upstream's, each in a guest of its own, side by side. Those that this
+# tree has: the base lacks our own.
+rm -rf "$out/suites" "$BUILD/boot/$kernel-selftests"-*
+mkdir -p "$out/suites"
 while IFS=$'\t' read -r name limit command tries; do
-	[ ! -f "$tree/tools/testing/selftests/mm/${command%% *}.c" ] || printf '%s\t%s\t%s\t%s\n' "$name" "$limit" "$command" "$tries"
-done <"$ROOT/tests/suites" >"$suites"
+	[ -f "$tree/tools/testing/selftests/mm/${command%% *}.c" ] || continue
+	case $name in collapse*) group=ours ;; *) group=upstream ;; esac
+	printf '%s\t%s\t%s\t%s\n' "$name" "$limit" "$command" "$tries" >>"$out/suites/$group"
+done < <(grep -v '^#' "$ROOT/tests/suites")
 
-results=$BUILD/boot/$kernel-selftests
-"$ROOT/scripts/boot.sh" -t 3000 -l selftests "$kernel" \
-	"bash '$ROOT/guest/selftests.sh' '$binaries' '$suites' '$results'" >&2
-python3 "$ROOT/scripts/tap.py" "$results"/*.tap
+guests=()
+for suites in "$out"/suites/*; do
+	group=selftests-$(basename "$suites")
+	"$ROOT/scripts/boot.sh" -t 3000 -l "$group" "$kernel" \
+		"bash '$ROOT/guest/selftests.sh' '$binaries' '$suites' '$BUILD/boot/$kernel-$group'" >&2 &
+	guests+=($!)
+done
+status=0
+for guest in "${guests[@]}"; do wait "$guest" || status=$?; done
+python3 "$ROOT/scripts/tap.py" "$BUILD/boot/$kernel-selftests"-*/*.tap
+exit $status

@@ -25,17 +25,15 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "collapse_util.h"
 #include "hugepage_settings.h"
-#include "vm_util.h"
 #include "../../../../mm/gup_test.h"
 
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
 #endif
 
-#define WINDOW		((size_t)HPAGE_SIZE)
 #define NR_WINDOWS	4
-#define PAGES		(WINDOW / psize())
 
 FIXTURE(collapse)
 {
@@ -133,26 +131,6 @@ static bool window_intact(const char *window, size_t stride)
 			return false;
 	}
 	return true;
-}
-
-/* Mapped by a PMD: smaps would only tell of whole mappings. */
-static bool is_huge(char *window)
-{
-	struct page_region region;
-	struct pm_scan_arg scan = {
-		.size = sizeof(scan),
-		.start = (uintptr_t)window,
-		.end = (uintptr_t)window + WINDOW,
-		.vec = (uintptr_t)&region,
-		.vec_len = 1,
-		.category_mask = PAGE_IS_HUGE,
-		.return_mask = PAGE_IS_HUGE,
-	};
-	int pagemap = open("/proc/self/pagemap", O_RDONLY);
-	int regions = ioctl(pagemap, PAGEMAP_SCAN, &scan);
-
-	close(pagemap);
-	return regions == 1 && region.start == scan.start && region.end == scan.end;
 }
 
 static int collapse(void *start, size_t len)
@@ -443,25 +421,13 @@ TEST_F(collapse, guard_marker)
 		EXPECT_TRUE(i == 5 || page_intact(self->mem + i * psize()));
 }
 
-static int open_userfaultfd(void)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP };
-	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-
-	if (uffd >= 0 && ioctl(uffd, UFFDIO_API, &api)) {
-		close(uffd);
-		return -1;
-	}
-	return uffd;
-}
-
 TEST_F(collapse, userfaultfd_write_protected)
 {
 	struct uffdio_writeprotect wp = {
 		.range = { (uintptr_t)self->mem + 3 * psize(), psize() },
 		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
 	};
-	int uffd = open_userfaultfd();
+	int uffd = open_userfaultfd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
 
 	if (uffd < 0)
 		SKIP(return, "userfaultfd is not available");
@@ -476,7 +442,7 @@ TEST_F(collapse, userfaultfd_write_protected)
 /* A hole of such a mapping is its owner's to fill. */
 TEST_F(collapse, userfaultfd_missing)
 {
-	int uffd = open_userfaultfd();
+	int uffd = open_userfaultfd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
 
 	if (uffd < 0)
 		SKIP(return, "userfaultfd is not available");

@@ -26,8 +26,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "collapse_util.h"
 #include "hugepage_settings.h"
-#include "vm_util.h"
 #include "../../../../mm/gup_test.h"
 
 #ifndef MADV_GUARD_INSTALL
@@ -36,9 +36,7 @@
 
 #define ENGINE		"/sys/kernel/debug/thp_collapse/engine"
 #define CGROUP		"/sys/fs/cgroup/collapse_diff"
-#define WINDOW		((size_t)HPAGE_SIZE)
 #define NR_WINDOWS	2
-#define PAGES		(WINDOW / psize())
 #define NR_PAGES	(NR_WINDOWS * PAGES)
 #define MAX_PAGES	(NR_WINDOWS * (HPAGE_SIZE / 4096))
 #define SIZE		(NR_WINDOWS * WINDOW)
@@ -91,29 +89,6 @@ static void write_text(const char *path, const char *text)
 		close(fd);
 }
 
-static unsigned long env_number(const char *name, unsigned long otherwise)
-{
-	const char *value = getenv(name);
-
-	return value ? strtoul(value, NULL, 0) : otherwise;
-}
-
-/* A line "name value" of a file. */
-static long read_field(const char *path, const char *name)
-{
-	char line[256];
-	size_t len = strlen(name);
-	long value = -1;
-	FILE *file = fopen(path, "r");
-
-	while (file && fgets(line, sizeof(line), file))
-		if (!strncmp(line, name, len) && strchr(" :\t", line[len]))
-			value = strtol(line + len + 1, NULL, 10);
-	if (file)
-		fclose(file);
-	return value;
-}
-
 FIXTURE_SETUP(collapse_diff)
 {
 	char *area;
@@ -146,17 +121,6 @@ FIXTURE_TEARDOWN(collapse_diff)
 static char *page(FIXTURE_DATA(collapse_diff) * self, size_t i)
 {
 	return self->mem + i * psize();
-}
-
-static int open_userfaultfd(void)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP };
-	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-
-	if (uffd >= 0 && !ioctl(uffd, UFFDIO_API, &api))
-		return uffd;
-	close(uffd);
-	return -1;
 }
 
 enum step {
@@ -260,7 +224,7 @@ static void take_step(FIXTURE_DATA(collapse_diff) * self, enum step step, size_t
 	case WATCH_MISSING:
 		if (self->uffd >= 0)
 			break;
-		self->uffd = open_userfaultfd();
+		self->uffd = open_userfaultfd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
 		uffd_register(self->uffd, self->mem, SIZE, step == WATCH_MISSING, true, false);
 		if (step == WRITE_PROTECT)
 			ioctl(self->uffd, UFFDIO_WRITEPROTECT, &wp);
@@ -310,25 +274,6 @@ static void build(FIXTURE_DATA(collapse_diff) * self, unsigned int round)
 			break;
 		}
 	}
-}
-
-static bool is_huge(char *window)
-{
-	struct page_region region;
-	struct pm_scan_arg scan = {
-		.size = sizeof(scan),
-		.start = (uintptr_t)window,
-		.end = (uintptr_t)window + WINDOW,
-		.vec = (uintptr_t)&region,
-		.vec_len = 1,
-		.category_mask = PAGE_IS_HUGE,
-		.return_mask = PAGE_IS_HUGE,
-	};
-	int pagemap = open("/proc/self/pagemap", O_RDONLY);
-	int regions = ioctl(pagemap, PAGEMAP_SCAN, &scan);
-
-	close(pagemap);
-	return regions == 1 && region.start == scan.start && region.end == scan.end;
 }
 
 static void look(FIXTURE_DATA(collapse_diff) * self, struct state *state)

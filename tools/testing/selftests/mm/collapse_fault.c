@@ -24,12 +24,10 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "collapse_util.h"
 #include "hugepage_settings.h"
-#include "vm_util.h"
 
-#define WINDOW		((size_t)HPAGE_SIZE)
 #define NR_WINDOWS	3
-#define PAGES		(WINDOW / psize())
 
 #define DEBUG		"/sys/kernel/debug/"
 #define BAD_COPY	DEBUG "thp_collapse/bad_copy"
@@ -140,26 +138,6 @@ static bool window_intact(const char *window, size_t stride)
 	return true;
 }
 
-static bool is_huge(const char *window)
-{
-	struct page_region region;
-	struct pm_scan_arg scan = {
-		.size = sizeof(scan),
-		.start = (uintptr_t)window,
-		.end = (uintptr_t)window + WINDOW,
-		.vec = (uintptr_t)&region,
-		.vec_len = 1,
-		.category_mask = PAGE_IS_HUGE,
-		.return_mask = PAGE_IS_HUGE,
-	};
-
-	int pagemap = open("/proc/self/pagemap", O_RDONLY);
-	int regions = ioctl(pagemap, PAGEMAP_SCAN, &scan);
-
-	close(pagemap);
-	return regions == 1 && region.start == scan.start && region.end == scan.end;
-}
-
 /* Asks again when a page was in use in passing, as EAGAIN tells. */
 static int collapse(char *start, size_t len)
 {
@@ -222,22 +200,6 @@ static void lay_mapped_by_ptes(FIXTURE_DATA(collapse_fault) * self)
 	collapse(self->mem, WINDOW);
 	mprotect(self->mem, psize(), PROT_READ);
 	mprotect(self->mem, psize(), PROT_READ | PROT_WRITE);
-}
-
-/* A line "name value" of a file. */
-static long read_field(const char *path, const char *name)
-{
-	char line[256];
-	size_t len = strlen(name);
-	long value = -1;
-	FILE *file = fopen(path, "r");
-
-	while (file && fgets(line, sizeof(line), file))
-		if (!strncmp(line, name, len) && strchr(" :\t", line[len]))
-			value = strtol(line + len + 1, NULL, 10);
-	if (file)
-		fclose(file);
-	return value;
 }
 
 static long page_tables(void)

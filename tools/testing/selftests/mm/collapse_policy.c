@@ -16,6 +16,7 @@
 #include <linux/elf.h>
 #include <linux/fs.h>
 #include <linux/io_uring.h>
+#include <linux/magic.h>
 #include <linux/mman.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
@@ -31,6 +32,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -296,27 +298,42 @@ static void end_target(struct target *target)
 	*target = (struct target) { -1, -1 };
 }
 
-FIXTURE_SETUP(policy)
+static const char *unfit(void)
 {
-	size_t size = (NR_WINDOWS + 3) * WINDOW;
-	char *area;
-
-	self->mem = NULL;
-	self->target = (struct target) { -1, -1 };
 	if (read_pmd_pagesize() != WINDOW)
-		SKIP(return, "huge pages are not of 2 MiB here");
-	if (geteuid())
-		SKIP(return, "must run as root");
-	/* No huge page by a fault or by khugepaged: every one was collapsed. */
+		return "huge pages are not of 2 MiB here";
+	return geteuid() ? "must run as root" : NULL;
+}
+
+/* No huge page by a fault or by khugepaged: every one was collapsed. */
+static void set_policy(void)
+{
 	thp_save_settings();
 	thp_write_string("enabled", "never");
 	thp_write_string("shmem_enabled", "never");
 	thp_write_string("defrag", "madvise");
+}
 
-	area = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(area, MAP_FAILED);
-	self->mem = (char *)(((uintptr_t)area + 2 * WINDOW - 1) & ~(WINDOW - 1));
-	ASSERT_EQ(munmap(area, size), 0);
+/* Addresses where nothing is mapped, with some to spare on either side. */
+static char *find_room(void)
+{
+	size_t size = (NR_WINDOWS + 3) * WINDOW;
+	char *area = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (area == MAP_FAILED || munmap(area, size))
+		return NULL;
+	return (char *)(((uintptr_t)area + 2 * WINDOW - 1) & ~(WINDOW - 1));
+}
+
+FIXTURE_SETUP(policy)
+{
+	self->mem = NULL;
+	self->target = (struct target) { -1, -1 };
+	if (unfit())
+		SKIP(return, "%s", unfit());
+	set_policy();
+	self->mem = find_room();
+	ASSERT_NE(self->mem, NULL);
 	ASSERT_TRUE(map_private(self->mem, NR_WINDOWS * WINDOW));
 }
 
@@ -1663,30 +1680,24 @@ static bool map_file_and_opt_out(char *mem)
 
 FIXTURE_SETUP(file)
 {
-	size_t size = (NR_WINDOWS + 3) * WINDOW;
-	char *area;
+	struct statfs fs;
 
 	self->mem = NULL;
 	self->target = (struct target) { -1, -1 };
-	if (read_pmd_pagesize() != WINDOW)
-		SKIP(return, "huge pages are not of 2 MiB here");
-	if (geteuid())
-		SKIP(return, "must run as root");
-	thp_save_settings();
-	thp_write_string("enabled", "never");
-	thp_write_string("shmem_enabled", "never");
-	thp_write_string("defrag", "madvise");
-
+	if (unfit())
+		SKIP(return, "%s", unfit());
 	if (variant->on_disk)
 		self->fd = open(".", O_TMPFILE | O_RDWR, 0600);
 	else
 		self->fd = memfd_create("collapse", MFD_CLOEXEC);
+	if (variant->on_disk && (self->fd < 0 || fstatfs(self->fd, &fs) || fs.f_type == TMPFS_MAGIC))
+		SKIP(return, "the working directory is not on a disk");
 	ASSERT_GE(self->fd, 0);
 	ASSERT_EQ(ftruncate(self->fd, NR_WINDOWS * WINDOW), 0);
 	file_fd = self->fd;
-	area = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(area, MAP_FAILED);
-	self->mem = (char *)(((uintptr_t)area + 2 * WINDOW - 1) & ~(WINDOW - 1));
+	set_policy();
+	self->mem = find_room();
+	ASSERT_NE(self->mem, NULL);
 	ASSERT_TRUE(map_file(self->mem));
 	if (!variant->on_disk)
 		return;

@@ -27,8 +27,8 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "collapse_util.h"
 #include "hugepage_settings.h"
-#include "vm_util.h"
 #include "../../../../mm/gup_test.h"
 
 #ifndef MADV_GUARD_INSTALL
@@ -37,8 +37,6 @@
 #endif
 
 #define HOLD	"/sys/kernel/debug/thp_collapse/hold"
-#define WINDOW	((size_t)HPAGE_SIZE)
-#define PAGES	(WINDOW / psize())
 
 /* Slots that are not backed by a page of their own. */
 #define HOLE		100
@@ -202,20 +200,9 @@ static void act_split(FIXTURE_DATA(collapse_race) * self)
 	mprotect(page(self, PAGES / 2), WINDOW / 2, PROT_READ);
 }
 
-static int open_userfaultfd(void)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-
-	if (uffd >= 0 && !ioctl(uffd, UFFDIO_API, &api))
-		return uffd;
-	close(uffd);
-	return -1;
-}
-
 static void act_register_missing(FIXTURE_DATA(collapse_race) * self)
 {
-	self->uffd = open_userfaultfd();
+	self->uffd = open_userfaultfd(0);
 	uffd_register(self->uffd, self->mem, WINDOW, true, false, false);
 }
 
@@ -414,7 +401,7 @@ static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_race) 
 			write_page(self, i, 101 + i % 100);
 	}
 	if (variant->write_protected) {
-		self->uffd = open_userfaultfd();
+		self->uffd = open_userfaultfd(0);
 		ASSERT_GE(self->uffd, 0);
 		ASSERT_EQ(uffd_register(self->uffd, self->mem, WINDOW, false, true, false), 0);
 	}
@@ -616,25 +603,6 @@ static bool windows_intact(const char *mem)
 				return false;
 	}
 	return true;
-}
-
-static bool is_huge(char *window)
-{
-	struct page_region region;
-	struct pm_scan_arg scan = {
-		.size = sizeof(scan),
-		.start = (uintptr_t)window,
-		.end = (uintptr_t)window + WINDOW,
-		.vec = (uintptr_t)&region,
-		.vec_len = 1,
-		.category_mask = PAGE_IS_HUGE,
-		.return_mask = PAGE_IS_HUGE,
-	};
-	int pagemap = open("/proc/self/pagemap", O_RDONLY);
-	int regions = ioctl(pagemap, PAGEMAP_SCAN, &scan);
-
-	close(pagemap);
-	return regions == 1 && region.start == scan.start && region.end == scan.end;
 }
 
 static size_t huge_windows(char *mem)

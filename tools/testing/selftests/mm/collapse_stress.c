@@ -18,6 +18,7 @@
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -34,13 +35,11 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "collapse_util.h"
 #include "hugepage_settings.h"
-#include "vm_util.h"
 #include "../../../../mm/gup_test.h"
 
-#define WINDOW		((size_t)HPAGE_SIZE)
 #define NR_WINDOWS	6
-#define PAGES		(WINDOW / psize())
 #define NR_PAGES	(NR_WINDOWS * PAGES)
 #define MAX_PAGES	(NR_WINDOWS * (HPAGE_SIZE / 4096))
 #define WORDS		(psize() / sizeof(uint64_t))
@@ -617,29 +616,6 @@ static size_t count_category(uint64_t category)
 	return count;
 }
 
-static unsigned long env_number(const char *name, unsigned long otherwise)
-{
-	const char *value = getenv(name);
-
-	return value ? strtoul(value, NULL, 0) : otherwise;
-}
-
-/* A line "name value" of a file. */
-static long read_field(const char *path, const char *name)
-{
-	char line[256];
-	size_t len = strlen(name);
-	long value = -1;
-	FILE *file = fopen(path, "r");
-
-	while (file && fgets(line, sizeof(line), file))
-		if (!strncmp(line, name, len) && strchr(" :\t", line[len]))
-			value = strtol(line + len + 1, NULL, 10);
-	if (file)
-		fclose(file);
-	return value;
-}
-
 FIXTURE(collapse_stress)
 {
 	bool in_cgroup;
@@ -762,6 +738,22 @@ static bool all_gone(void)
 	return true;
 }
 
+/* An idle CPU keeps the page directory of who ran there last, until we do. */
+static void visit_each_cpu(void)
+{
+	cpu_set_t all, one;
+
+	if (sched_getaffinity(0, sizeof(all), &all))
+		return;
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		if (CPU_ISSET(cpu, &all))
+			sched_setaffinity(0, sizeof(one), &one);
+	}
+	sched_setaffinity(0, sizeof(all), &all);
+}
+
 /*
  * Page tables are freed after a grace period, CPUs hold back pages until
  * compaction has them drained, and a swap cache page that was locked when its
@@ -772,6 +764,7 @@ static void settle(bool in_cgroup)
 	int tries = 0;
 
 	do {
+		visit_each_cpu();
 		write_to("/proc/sys/vm/compact_memory", "1");
 		if (in_cgroup)
 			write_to(CGROUP "/memory.reclaim", "64M");
