@@ -1686,13 +1686,14 @@ FIXTURE_SETUP(file)
 	self->target = (struct target) { -1, -1 };
 	if (unfit())
 		SKIP(return, "%s", unfit());
-	if (variant->on_disk)
+	if (variant->on_disk) {
 		self->fd = open(".", O_TMPFILE | O_RDWR, 0600);
-	else
+		if (self->fd < 0 || fstatfs(self->fd, &fs) || fs.f_type == TMPFS_MAGIC)
+			SKIP(return, "the working directory is not on a disk");
+	} else {
 		self->fd = memfd_create("collapse", MFD_CLOEXEC);
-	if (variant->on_disk && (self->fd < 0 || fstatfs(self->fd, &fs) || fs.f_type == TMPFS_MAGIC))
-		SKIP(return, "the working directory is not on a disk");
-	ASSERT_GE(self->fd, 0);
+		ASSERT_GE(self->fd, 0);
+	}
 	ASSERT_EQ(ftruncate(self->fd, NR_WINDOWS * WINDOW), 0);
 	file_fd = self->fd;
 	set_policy();
