@@ -15,6 +15,10 @@ disk=zram$(cat /sys/class/zram-control/hot_add) || exit
 echo 512M >"/sys/block/$disk/disksize"
 mkfs.ext4 -q "/dev/$disk" && mkdir -p /tmp/disk && mount "/dev/$disk" /tmp/disk && cd /tmp/disk || exit
 
+# khugepaged puts together what a test has just split, if the test takes its time.
+# Tests of khugepaged set their own pace.
+echo 3600000 >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
+
 # The debug kernel takes minutes for the random calls that others make in seconds.
 [ ! -e /sys/kernel/debug/kmemleak ] || export COLLAPSE_CALLS=20000
 

@@ -298,12 +298,7 @@ impl<'v> Batch<'v> {
                         contended |= window.isolated().sources.are_waited_for();
                         Stage::Copied(window)
                     }
-                    Err((kit, refusal)) => {
-                        if let Some(kit) = kit {
-                            spare.keep(kit);
-                        }
-                        Stage::Left(Verdict::Refused(refusal))
-                    }
+                    Err(refusal) => Stage::Left(Verdict::Refused(refusal)),
                 }
             });
             cond_resched();

@@ -119,7 +119,7 @@ pub(crate) struct Control<'mm> {
     pub(crate) spare: Spare<'mm>,
     /// Whether this CPU has drained its LRU caches.
     pub(crate) drained_here: bool,
-    /// Whether all CPUs were asked to drain theirs.
+    /// Whether all CPUs were asked to drain theirs, since this request last read from swap.
     pub(crate) drained: bool,
     /// Windows that the next batch may have.
     pub(crate) batch: usize,

@@ -3,7 +3,6 @@
 //! Copying the sources of a window into its huge folio.
 
 use crate::{
-    control::Kit,
     entry::fail_copy,
     isolate::{
         source_page,
@@ -12,10 +11,7 @@ use crate::{
     outcome::Refusal,
 };
 use kernel::{
-    mm::{
-        folio::MachineCheck,
-        tlb::Flushed, //
-    },
+    mm::tlb::Flushed,
     page::PAGE_SIZE, //
 };
 
@@ -41,15 +37,11 @@ impl<'v, 'mm> Isolated<'v, 'mm> {
     ///
     /// `_flushed` says that no CPU can write the sources through its TLB any more.
     ///
-    /// A source whose memory turns out to be bad fails the window, which is put back: nothing is
-    /// lost but what the hardware lost.
-    pub(crate) fn copy(
-        mut self,
-        _flushed: &Flushed<'v>,
-    ) -> Result<Copied<'v, 'mm>, (Option<Kit<'mm>>, Refusal)> {
+    /// A source whose memory turns out to be bad fails the window, which is put back by being
+    /// dropped: nothing is lost but what the hardware lost.
+    pub(crate) fn copy(mut self, _flushed: &Flushed<'v>) -> Result<Copied<'v, 'mm>, Refusal> {
         let slot = self.sources.slot();
         let mut addr = slot.addr();
-        let mut result = Ok(());
 
         for (page, pte) in self.folio.pages_mut().zip(self.sources.ptes()) {
             if pte.is_none() {
@@ -57,20 +49,17 @@ impl<'v, 'mm> Isolated<'v, 'mm> {
             } else {
                 // SAFETY: `sources` holds the mapping's reference, and its page is quiesced: see
                 // the head of isolate.rs.
-                result = unsafe { page.copy_from(source_page(*pte), addr, slot.vma()) };
-                if result.is_err() || fail_copy() {
-                    result = Err(MachineCheck);
-                    break;
+                let copied = unsafe { page.copy_from(source_page(*pte), addr, slot.vma()) };
+
+                if copied.is_err() || fail_copy() {
+                    return Err(Refusal::MachineCheck);
                 }
             }
             addr = addr.wrapping_add(PAGE_SIZE);
         }
 
-        if result.is_err() {
-            return Err((self.roll_back(), Refusal::MachineCheck));
-        }
         self.folio.mark_uptodate();
-        // INVARIANT: The loop above ended without a break.
+        // INVARIANT: The loop above went through all pages.
         Ok(Copied(self))
     }
 }

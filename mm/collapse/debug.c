@@ -89,18 +89,7 @@ static ssize_t engine_write(struct file *file, const char __user *buf,
 	return count;
 }
 
-static int engine_open(struct inode *inode, struct file *file)
-{
-	return single_open(file, engine_show, NULL);
-}
-
-static const struct file_operations engine_fops = {
-	.open		= engine_open,
-	.read		= seq_read,
-	.write		= engine_write,
-	.llseek		= seq_lseek,
-	.release	= single_release,
-};
+DEFINE_SHOW_STORE_ATTRIBUTE(engine);
 
 static int hold_show(struct seq_file *m, void *v)
 {
@@ -128,18 +117,7 @@ static ssize_t hold_write(struct file *file, const char __user *buf,
 	return count;
 }
 
-static int hold_open(struct inode *inode, struct file *file)
-{
-	return single_open(file, hold_show, NULL);
-}
-
-static const struct file_operations hold_fops = {
-	.open		= hold_open,
-	.read		= seq_read,
-	.write		= hold_write,
-	.llseek		= seq_lseek,
-	.release	= single_release,
-};
+DEFINE_SHOW_STORE_ATTRIBUTE(hold);
 
 static int __init collapse_debug_init(void)
 {

@@ -264,7 +264,7 @@ fn isolate_slots<'t>(
             Entry::Page(pte, page) => {
                 let folio = page.folio();
 
-                scan::judge_page(pte, page)?;
+                scan::judge_page(pte, page, folio)?;
                 if limits.shared < PTRS_PER_PTE && folio.maybe_mapped_shared() {
                     tally.shared += 1;
                     if tally.shared > limits.shared {
@@ -387,8 +387,12 @@ impl<'v> Sources<'v> {
         self.saved.take()
     }
 
-    /// Puts the sources back.
+    /// Puts the sources back, and returns the buffer that told of them.
     pub(crate) fn put_back(mut self) -> Option<KVBox<Saved>> {
+        self.put_back_once()
+    }
+
+    fn put_back_once(&mut self) -> Option<KVBox<Saved>> {
         let mut saved = self.saved.take()?;
 
         put_back(self.slot, &mut saved, self.filled);
@@ -398,9 +402,7 @@ impl<'v> Sources<'v> {
 
 impl Drop for Sources<'_> {
     fn drop(&mut self) {
-        if let Some(mut saved) = self.saved.take() {
-            put_back(self.slot, &mut saved, self.filled);
-        }
+        self.put_back_once();
     }
 }
 

@@ -48,8 +48,12 @@ impl<'v> Installed<'v> {
         }
     }
 
-    /// Releases the sources.
+    /// Releases the sources, and returns the buffer that told of them.
     pub(crate) fn release(mut self) -> Option<KVBox<Saved>> {
+        self.release_once()
+    }
+
+    fn release_once(&mut self) -> Option<KVBox<Saved>> {
         let mut saved = self.saved.take()?;
 
         release(&self.table, self.vma, &mut saved);
@@ -59,9 +63,7 @@ impl<'v> Installed<'v> {
 
 impl Drop for Installed<'_> {
     fn drop(&mut self) {
-        if let Some(mut saved) = self.saved.take() {
-            release(&self.table, self.vma, &mut saved);
-        }
+        self.release_once();
     }
 }
 

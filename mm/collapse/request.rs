@@ -389,7 +389,12 @@ impl<'mm> Request<'mm> {
                 stable = Some(vma);
             } else {
                 match fault_in(self.control.mm, &self.control.policy, vma, window.addr) {
-                    Ok(vma) => stable = Some(vma),
+                    Ok(vma) => {
+                        // The CPU that read them in has them in its LRU caches, and we may go on
+                        // on another one.
+                        self.control.drained = false;
+                        stable = Some(vma);
+                    }
                     Err((vma, refusal)) => {
                         self.refuse(window, refusal);
                         if refusal.ends_request() {
@@ -452,14 +457,15 @@ impl<'mm> Request<'mm> {
 
     /// Notes a refusal, unless the window is to be tried again.
     fn refuse(&mut self, mut window: Attempt, refusal: Refusal) {
-        if refusal == Refusal::Referenced && !self.control.drained {
-            if self.undrained.push_within_capacity(window).is_ok() {
-                return;
-            }
-        }
-        if refusal.is_fleeting() && window.failed < TRIES {
+        let later = match refusal {
+            Refusal::Referenced if !self.control.drained => Some(&mut self.undrained),
+            refusal if refusal.is_fleeting() => Some(&mut self.again),
+            _ => None,
+        };
+
+        if let Some(later) = later.filter(|_| window.failed < TRIES) {
             window.failed += 1;
-            if self.again.push_within_capacity(window).is_ok() {
+            if later.push_within_capacity(window).is_ok() {
                 return;
             }
         }

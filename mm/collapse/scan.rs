@@ -10,6 +10,7 @@ use crate::{
 };
 use kernel::mm::{
     folio::{
+        Folio,
         NodeMask,
         PageRef, //
     },
@@ -47,15 +48,13 @@ pub(crate) struct Candidate {
     pub(crate) swapped: usize,
 }
 
-/// Whether a page that a PTE maps can be a source.
+/// Whether a page of a folio, which a PTE maps, can be a source.
 ///
 /// # Context
 ///
 /// The PTE table is locked.
 #[inline(always)]
-pub(crate) fn judge_page(pte: Pte, page: PageRef<'_>) -> Result<(), Refusal> {
-    let folio = page.folio();
-
+pub(crate) fn judge_page(pte: Pte, page: PageRef<'_>, folio: &Folio) -> Result<(), Refusal> {
     if pte.is_uffd() {
         return Err(Refusal::Uffd);
     }
@@ -158,7 +157,7 @@ fn scan_window(
             Entry::Page(pte, page) => {
                 let folio = page.folio();
 
-                judge_page(pte, page)?;
+                judge_page(pte, page, folio)?;
                 if limits.shared < PTRS_PER_PTE && folio.maybe_mapped_shared() {
                     shared += 1;
                     if shared > limits.shared {

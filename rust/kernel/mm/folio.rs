@@ -118,17 +118,19 @@ impl Folio {
         nid as usize
     }
 
-    /// Whether its references are just those that its mappings and the swap cache explain.
+    /// Whether its references are just those that its mappings and the swap cache explain. Somebody
+    /// maps the folio.
     ///
     /// That is exact only if no mapping of the folio comes or goes meanwhile: if all of them are
     /// the caller's, and the folio is locked.
     #[inline(always)]
     pub fn has_expected_refs(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
-        unsafe {
-            bindings::folio_ref_count(self.as_ptr())
-                == bindings::folio_expected_ref_count(self.as_ptr())
-        }
+        let refs = unsafe { bindings::folio_ref_count(self.as_ptr()) };
+
+        // A mapping has a reference, so that a single one is explained without counting further.
+        // SAFETY: As above.
+        refs == 1 || refs == unsafe { bindings::folio_expected_ref_count(self.as_ptr()) }
     }
 
     /// The same for a folio that others may map and unmap while this looks.

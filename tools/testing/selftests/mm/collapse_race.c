@@ -13,6 +13,7 @@
 #include <linux/mman.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -869,6 +870,73 @@ TEST_F_TIMEOUT(collapse_ends, shared_with_held_one, 60)
 	EXPECT_EQ(madvise(self->mem, SIZE, MADV_COLLAPSE), 0);
 	EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
 	EXPECT_TRUE(windows_intact(self->mem));
+}
+
+struct traveller {
+	char *mem;
+	cpu_set_t home;
+	pid_t tid;
+	int result;
+};
+
+static void *collapse_at_home(void *argument)
+{
+	struct traveller *traveller = argument;
+
+	traveller->tid = gettid();
+	sched_setaffinity(0, sizeof(traveller->home), &traveller->home);
+	traveller->result = madvise(traveller->mem, 2 * WINDOW, MADV_COLLAPSE) ? errno : 0;
+	return NULL;
+}
+
+/*
+ * What was read from swap is in the LRU caches of the CPU that read it, and the
+ * collapse may go on elsewhere. It has these caches drained, even if it had all of
+ * them drained before, for a window that was in use.
+ */
+TEST_F_TIMEOUT(collapse_ends, drained_after_swap_in, 60)
+{
+	char *used = self->mem, *swapped = self->mem + WINDOW;
+	struct pin_longterm_test pin = { .addr = (uintptr_t)used, .size = psize() };
+	struct traveller traveller = { .mem = used };
+	int pagemap = open("/proc/self/pagemap", O_RDONLY), gup;
+	pthread_t collapser;
+	cpu_set_t abroad;
+
+	if (sched_getaffinity(0, sizeof(abroad), &abroad) || CPU_COUNT(&abroad) < 2)
+		SKIP(return, "one CPU is not enough");
+	CPU_ZERO(&traveller.home);
+	for (int cpu = 0; !CPU_COUNT(&traveller.home); cpu++) {
+		if (CPU_ISSET(cpu, &abroad)) {
+			CPU_SET(cpu, &traveller.home);
+			CPU_CLR(cpu, &abroad);
+		}
+	}
+	gup = open("/sys/kernel/debug/gup_test", O_RDWR);
+	if (gup < 0)
+		SKIP(return, "no gup_test");
+	fill_windows(_metadata, self->mem);
+	/* Two VMAs, and so two batches. */
+	ASSERT_EQ(madvise(swapped, SIZE - WINDOW, MADV_DONTDUMP), 0);
+	ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_START, &pin), 0);
+	ASSERT_EQ(madvise(swapped, WINDOW, MADV_PAGEOUT), 0);
+	if (!pagemap_is_swapped(pagemap, swapped))
+		SKIP(goto out, "nothing was swapped out");
+
+	hold_after("fault_in");
+	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_at_home, &traveller), 0);
+	EXPECT_TRUE(wait_held());
+	EXPECT_TRUE(pagemap_is_populated(pagemap, swapped));
+	EXPECT_EQ(sched_setaffinity(traveller.tid, sizeof(abroad), &abroad), 0);
+	hold_after("none");
+	ASSERT_EQ(pthread_join(collapser, NULL), 0);
+	EXPECT_EQ(traveller.result, EAGAIN);
+	EXPECT_FALSE(is_huge(used));
+	EXPECT_TRUE(is_huge(swapped));
+	EXPECT_TRUE(windows_intact(self->mem));
+out:
+	close(gup);
+	close(pagemap);
 }
 
 TEST_HARNESS_MAIN
