@@ -10,6 +10,7 @@ import argparse
 import fnmatch
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -42,9 +43,12 @@ def overlay_files():
 
 
 class Series:
-    """series/series.toml, checked against what the repository holds."""
+    """series/series.toml, checked against what the repository holds.
 
-    def __init__(self):
+    With `length`, just its first commits.
+    """
+
+    def __init__(self, length=None):
         with open(ROOT / "series/series.toml", "rb") as manifest:
             data = tomllib.load(manifest)
         self.cover = data["cover"]
@@ -52,7 +56,10 @@ class Series:
         unclaimed = set(overlay_files())
         for commit in self.commits:
             commit.setdefault("patches", [])
+            commit.setdefault("without", {})
             commit["paths"] = []
+            for path in commit["without"].keys() - unclaimed:
+                fail(f"series.toml: {path} is named under 'without', but no commit after that has it as a whole")
             for pattern in commit.get("files", []):
                 found = sorted(fnmatch.filter(unclaimed, pattern))
                 if not found:
@@ -65,6 +72,17 @@ class Series:
         on_disk = {p.name for p in (ROOT / "patches").glob("*.patch")}
         if sorted(self.patches) != sorted(on_disk):
             fail(f"series.toml and patches/ differ: {' '.join(sorted(set(self.patches) ^ on_disk))}")
+        if length is not None:
+            del self.commits[length:]
+
+
+def part_of(path, words):
+    """A new file less its blocks, set off by an empty line, that hold one of `words`."""
+    blocks = re.split(r"\n\n(?=\S)", (ROOT / path).read_text(encoding="utf-8"))
+    for word in words:
+        if not any(word in block for block in blocks):
+            fail(f"series.toml: {path} has no block with '{word}'")
+    return "\n\n".join(b for b in blocks if not any(w in b for w in words)).rstrip("\n") + "\n"
 
 
 def patched_files(name):
@@ -80,12 +98,16 @@ def copy_in(paths, source, target):
         shutil.copy(source / path, target / path)
 
 
+class Misfit(Exception):
+    """The series does not fit this base."""
+
+
 def add_from_base(paths, base, stage):
     """Puts the base's version of `paths` into `stage` where none is there."""
     absent = [path for path in paths if not (stage / path).exists()]
     for path in absent:
         if not (base / path).exists():
-            fail(f"a patch edits {path}, which this base does not have")
+            raise Misfit(f"a patch edits {path}, which this base does not have")
     copy_in(absent, base, stage)
 
 
@@ -98,17 +120,26 @@ def apply_patch(name, base, stage):
             check=False, cwd=stage, stdin=patch, capture_output=True, text=True,
         )
     if done.returncode:
-        fail(f"patches/{name} does not apply to this base:\n{done.stdout}{done.stderr}")
+        raise Misfit(f"patches/{name} does not apply to this base:\n{done.stdout}{done.stderr}")
+
+
+def stage_commit(commit, base, stage):
+    """Adds what one commit brings to `stage`."""
+    for path in commit["paths"]:
+        if (base / path).exists():
+            raise Misfit(f"{path} exists in the base: an edit to it belongs under patches/")
+    copy_in(commit["paths"], ROOT, stage)
+    for path, words in commit["without"].items():
+        (stage / path).parent.mkdir(parents=True, exist_ok=True)
+        (stage / path).write_text(part_of(path, words), encoding="utf-8")
+    for name in commit["patches"]:
+        apply_patch(name, base, stage)
 
 
 def stage_all(series, base, stage):
     """Fills `stage` with every file that differs from the base."""
-    for path in overlay_files():
-        if (base / path).exists():
-            fail(f"{path} exists in the base: an edit to it belongs under patches/")
-    copy_in(overlay_files(), ROOT, stage)
-    for name in series.patches:
-        apply_patch(name, base, stage)
+    for commit in series.commits:
+        stage_commit(commit, base, stage)
 
 
 def files_below(root):
@@ -142,7 +173,9 @@ def tree_edits(base, tree, staged):
             if path not in now or (tree / path).read_bytes() != (staged / path).read_bytes():
                 edits.append(path)
         elif before.get(path) != now.get(path):
-            edits.append(path)
+            both = path in before and path in now
+            if not both or (base / path).read_bytes() != (tree / path).read_bytes():
+                edits.append(path)
     return edits
 
 
@@ -168,7 +201,8 @@ def sync(series, base, tree):
         stage_all(series, base, stage)
         for path in files_below(staged) - files_below(stage):
             if (base / path).exists():
-                shutil.copy2(base / path, tree / path)
+                # With the time of now, so that it is built again.
+                shutil.copy(base / path, tree / path)
             else:
                 (tree / path).unlink()
         for path in files_below(stage):
@@ -188,6 +222,53 @@ def diff_of(path, before, after):
         check=False, capture_output=True, text=True,
     )
     return f"diff --git a/{path} b/{path}\n{done.stdout}" if done.stdout else ""
+
+
+def merge(path, now, before, after):
+    """Does to `path` in `now` what leads from `before` to `after`."""
+    return subprocess.run(
+        ["git", "merge-file", "--quiet", *(str(folder / path) for folder in (now, before, after))],
+        check=False, capture_output=True,
+    ).returncode == 0
+
+
+def patches_with(series, patched, base, tree, work):
+    """Names and texts of the patches that change when the one that `patched` names
+    for a path takes the edit of it. Later patches of that path are fitted to it."""
+    final, old, old_before, new, new_before = (work / d for d in ("final", "old", "old-before", "new", "new-before"))
+    for folder in (final, old, new):
+        folder.mkdir()
+    names = series.patches + sorted(set(patched.values()) - set(series.patches))
+    touched = {name: patched_files(name) if name in series.patches else [] for name in names}
+    add_from_base(patched, base, final)
+    for name in series.patches:
+        apply_patch(name, base, final)
+    edited, texts = set(), []
+    for name in names:
+        mine = [path for path, target in patched.items() if target == name]
+        for folder in (old, new):
+            add_from_base(mine + touched[name], base, folder)
+        for folder, before in ((old, old_before), (new, new_before)):
+            shutil.rmtree(before, ignore_errors=True)
+            shutil.copytree(folder, before)
+        if touched[name]:
+            apply_patch(name, base, old)
+        for path in touched[name]:
+            if path not in edited:
+                shutil.copy(old / path, new / path)
+            elif not merge(path, new, old_before, old):
+                fail(f"patches/{name} changes the same lines of {path}: have it take the edit with PATCH={name}")
+        for path in mine:
+            edited.add(path)
+            if not merge(path, new, final, tree):
+                fail(f"patches/{name} does not have the lines of {path} that were edited: name a later patch with PATCH=")
+        if edited.intersection(mine + touched[name]):
+            paths = sorted({*mine, *touched[name]})
+            texts.append((name, "".join(diff_of(path, new_before, new) for path in paths)))
+    for path in patched:
+        if (new / path).read_bytes() != (tree / path).read_bytes():
+            fail(f"the edit of {path} cannot be divided among the patches: name another with PATCH=")
+    return texts
 
 
 def refresh(series, base, tree, into):
@@ -222,24 +303,7 @@ def refresh(series, base, tree, into):
         else:
             fail(f"{path} is in no patch yet: say which with 'make refresh PATCH=name'")
     with tempfile.TemporaryDirectory() as name:
-        before, stage = pathlib.Path(name, "before"), pathlib.Path(name, "stage")
-        stage.mkdir()
-        texts = {}
-        for patch in series.patches + ([into] if new_patch else []):
-            mine = [p for p, target in patched.items() if target == patch]
-            old = [] if patch == into and new_patch else patched_files(patch)
-            add_from_base(mine + old, base, stage)
-            shutil.rmtree(before, ignore_errors=True)
-            shutil.copytree(stage, before)
-            if old:
-                apply_patch(patch, base, stage)
-            copy_in(mine, tree, stage)
-            if mine:
-                texts[patch] = "".join(diff_of(p, before, stage) for p in sorted(set(old + mine)))
-        for path in patched:
-            if (stage / path).read_bytes() != (tree / path).read_bytes():
-                fail(f"{path} is edited by a later patch too: name the last one with PATCH=")
-        for patch, text in texts.items():
+        for patch, text in patches_with(series, patched, base, tree, pathlib.Path(name)):
             (ROOT / "patches" / patch).write_text(text, encoding="utf-8")
             print(f"    patches/{patch}")
     copy_in(overlay, tree, ROOT)
@@ -279,9 +343,7 @@ def format_series(series, base, out):
         base_repo(base, files_below(stage), work)
         base_repo(base, files_below(stage), again)
         for commit in series.commits:
-            copy_in(commit["paths"], ROOT, work)
-            for patch in commit["patches"]:
-                apply_patch(patch, base, work)
+            stage_commit(commit, base, work)
             git(work, "add", "--all", "--force")
             git(work, "commit", "--quiet", "--signoff", "--file", "-", input=commit["message"])
         git(
@@ -294,33 +356,71 @@ def format_series(series, base, out):
         cover.write_text(text.replace("*** BLURB HERE ***", series.cover["text"].strip()), encoding="utf-8")
         mails = [str(m) for m in sorted(out.glob("*.patch"))[1:]]
         git(again, "am", "--quiet", *mails)
+        copy_in(overlay_files(), ROOT, stage)
         for path in files_below(stage):
             if (again / path).read_bytes() != (stage / path).read_bytes():
                 fail(f"the series gives another {path} than the overlay")
     print(f"==> {len(series.commits)} patches and a cover letter in {out}; git am takes them and gives the overlay's tree")
 
 
+def list_commits(series):
+    """Prints for each commit, one line a file: its number, its subject, a path."""
+    for number, commit in enumerate(series.commits, 1):
+        subject = commit["message"].strip().splitlines()[0]
+        paths = {*commit["paths"], *commit["without"]}.union(*(patched_files(p) for p in commit["patches"]))
+        for path in sorted(paths):
+            print(f"{number}\t{subject}\t{path}")
+
+
+def fits(series, base):
+    """Says of each commit that does not fit `base` what is in the way."""
+    misfits = 0
+    with tempfile.TemporaryDirectory() as name:
+        for number, commit in enumerate(series.commits, 1):
+            try:
+                stage_commit(commit, base, pathlib.Path(name))
+            except Misfit as why:
+                misfits += 1
+                print(f"{number:04} {commit['message'].strip().splitlines()[0]}\n    {why}")
+    if misfits:
+        fail(f"{misfits} of {len(series.commits)} patches do not apply to {base.name}")
+    print(f"==> all of {len(series.commits)} patches apply to {base.name}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, helptext in (
-        ("sync", "write base + series to TREE"),
+        ("sync", "write base + series, or its first commits, to TREE"),
         ("refresh", "take edits in TREE back into the repository"),
         ("format", "write the series as mails to TREE (a folder)"),
+        ("fits", "say which patches apply to BASE, and which hunks do not"),
+        ("commits", "list the files of each commit"),
     ):
         command = commands.add_parser(name, help=helptext)
-        command.add_argument("base", type=pathlib.Path)
-        command.add_argument("tree", type=pathlib.Path)
+        if name != "commits":
+            command.add_argument("base", type=pathlib.Path)
+        if name in ("sync", "refresh", "format"):
+            command.add_argument("tree", type=pathlib.Path)
         if name == "refresh":
             command.add_argument("--patch", default="", help="the patch that takes edits of files in none yet")
+        if name == "sync":
+            command.add_argument("--commits", type=int, help="how many")
     args = parser.parse_args()
-    series = Series()
-    if args.command == "sync":
-        sync(series, args.base, args.tree)
-    elif args.command == "refresh":
-        refresh(series, args.base, args.tree, args.patch)
-    else:
-        format_series(series, args.base, args.tree)
+    series = Series(getattr(args, "commits", None))
+    try:
+        if args.command == "sync":
+            sync(series, args.base, args.tree)
+        elif args.command == "refresh":
+            refresh(series, args.base, args.tree, args.patch)
+        elif args.command == "format":
+            format_series(series, args.base, args.tree)
+        elif args.command == "fits":
+            fits(series, args.base)
+        else:
+            list_commits(series)
+    except Misfit as why:
+        fail(why)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Overlay(unittest.TestCase):
         return (self.tree / "mm/old.c").read_text()
 
     def refused(self, function, *args):
-        with self.assertRaises(SystemExit) as stop:
+        with self.assertRaises((SystemExit, overlay.Misfit)) as stop:
             self.quietly(function, *args)
         return str(stop.exception)
 
@@ -82,6 +82,39 @@ class Overlay(unittest.TestCase):
         (self.repo / "patches/two.patch").unlink()
         self.assertNotIn("two", self.sync())
 
+    def test_sync_of_the_first_commits(self):
+        self.sync()
+        with contextlib.redirect_stdout(io.StringIO()):
+            overlay.sync(overlay.Series(1), self.base, self.tree)
+        self.assertEqual((self.tree / "mm/old.c").read_text(), BASE.replace("a\n", "a\none\n"))
+        with contextlib.redirect_stdout(io.StringIO()):
+            overlay.sync(overlay.Series(0), self.base, self.tree)
+        self.assertEqual((self.tree / "mm/old.c").read_text(), BASE)
+        # Or make would take what was built of it for up to date.
+        self.assertGreater(
+            (self.tree / "mm/old.c").stat().st_mtime_ns, (self.base / "mm/old.c").stat().st_mtime_ns
+        )
+        self.assertFalse((self.tree / "mm/new/new.c").exists())
+        self.assertIn("two", self.sync())
+
+    def grow(self, word):
+        """Has an early commit bring all of new.c but the blocks with a word."""
+        manifest = MANIFEST.replace('files = ["mm/new/*"]', f'without = {{ "mm/new/new.c" = ["{word}"] }}')
+        self.write(self.repo / "series/series.toml", manifest + 'files = ["mm/new/*"]\n')
+        self.write(self.repo / "mm/new/new.c", "early\n\nint late;\n\nint early;\n")
+
+    def test_a_new_file_may_come_in_parts(self):
+        self.grow("late")
+        with contextlib.redirect_stderr(io.StringIO()):
+            overlay.sync(overlay.Series(1), self.base, self.tree)
+        self.assertEqual((self.tree / "mm/new/new.c").read_text(), "early\n\nint early;\n")
+        self.sync()
+        self.assertEqual((self.tree / "mm/new/new.c").read_text(), "early\n\nint late;\n\nint early;\n")
+
+    def test_a_part_that_is_not_there_is_named(self):
+        self.grow("never")
+        self.assertIn("no block with 'never'", self.refused(overlay.sync))
+
     def test_sync_never_overwrites_an_edit(self):
         self.sync()
         for path in ("mm/old.c", "mm/other.c", "mm/new/new.c", "mm/extra.c"):
@@ -90,8 +123,7 @@ class Overlay(unittest.TestCase):
             self.assertIn(path, self.refused(overlay.sync))
             self.assertEqual((self.tree / path).read_text(), "edited\n")
             (self.tree / path).unlink() if kept is None else self.write(self.tree / path, kept)
-            if path == "mm/other.c":  # same content, another time: still said
-                overlay.shutil.copy2(self.base / path, self.tree / path)
+        self.sync()
 
     def test_refresh_brings_edits_home(self):
         text = self.sync()
@@ -102,6 +134,23 @@ class Overlay(unittest.TestCase):
         self.assertNotIn("more", (self.repo / "patches/one.patch").read_text())
         self.assertEqual((self.repo / "mm/new/new.c").read_text(), "newer\n")
         self.assertIn("two and more", self.sync())
+
+    def test_refresh_fits_later_patches_to_an_edit(self):
+        text = self.sync()
+        edited = text.replace("one", "one and more").replace("g\n", "g\ng and more\n")
+        self.write(self.tree / "mm/old.c", edited)
+        self.quietly(overlay.refresh, "one")
+        self.assertIn("+one and more", (self.repo / "patches/one.patch").read_text())
+        self.assertIn("+g and more", (self.repo / "patches/one.patch").read_text())
+        self.assertIn(" g and more", (self.repo / "patches/two.patch").read_text())
+        self.assertNotIn("+g and more", (self.repo / "patches/two.patch").read_text())
+        self.assertEqual(self.sync(), edited)
+
+    def test_refresh_says_which_patch_an_edit_belongs_to(self):
+        text = self.sync()
+        self.write(self.tree / "mm/old.c", text.replace("two", "two and more"))
+        self.assertIn("name a later patch", self.refused(overlay.refresh, "one"))
+        self.assertEqual((self.repo / "patches/one.patch").read_text(), ONE)
 
     def test_refresh_overwrites_nothing_in_the_repository(self):
         self.sync()
@@ -126,6 +175,25 @@ class Overlay(unittest.TestCase):
     def test_a_patch_that_does_not_apply_is_named(self):
         self.write(self.base / "mm/old.c", "something else\n")
         self.assertIn("patches/one.patch does not apply", self.refused(overlay.sync))
+
+    def fits(self):
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            overlay.fits(overlay.Series(), self.base)
+        return said.getvalue()
+
+    def test_a_base_that_fits(self):
+        self.assertIn("all of 2 patches apply", self.fits())
+
+    def test_a_base_that_does_not_fit_is_told_by_hunk(self):
+        self.write(self.base / "mm/old.c", BASE.replace("i\n", "another\n"))
+        said = io.StringIO()
+        with self.assertRaises(SystemExit) as stop, contextlib.redirect_stdout(said):
+            overlay.fits(overlay.Series(), self.base)
+        self.assertIn("1 of 2 patches do not apply", str(stop.exception))
+        self.assertIn("0002 mm: second", said.getvalue())
+        self.assertIn("Hunk #1 FAILED", said.getvalue())
+        self.assertNotIn("0001", said.getvalue())
 
     def test_format_gives_the_overlays_tree(self):
         self.quietly(overlay.format_series)
