@@ -7,11 +7,11 @@
 # PATCH=name        for 'make refresh': the patch that takes edits of other files
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tree kernel run test shell check series refresh baseline clean
+.PHONY: help setup tree kernel run test shell check series series-check bisect refresh baseline clean
 export KERNEL_SRC
 
 help: ## what can be done here
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: packages, toolchain, base tree
 	@scripts/setup.sh
@@ -37,6 +37,12 @@ check: tree ## rustfmt, clippy, checkpatch, shellcheck, ruff
 
 series: setup ## write the patch series as mails
 	@scripts/tree.sh format
+
+series-check: setup ## say whether the series applies, here and to the newest 7.3.y
+	@scripts/series_check.sh
+
+bisect: tree ## build and boot each patch of the series, with its option on and off
+	@scripts/bisect.sh
 
 refresh: setup ## take edits in the unpacked tree back into this repository
 	@scripts/tree.sh refresh "$(PATCH)"

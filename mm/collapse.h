@@ -80,19 +80,23 @@ struct collapse_policy {
 ssize_t collapse_madvise(struct mm_struct *mm, const struct iovec *ranges,
 			 unsigned long nr_ranges, unsigned int flags);
 
-#ifdef CONFIG_THP_COLLAPSE_RUST
 /* In khugepaged.c: what that leaves to C. Called without mmap_lock. */
 int collapse_file_window(struct mm_struct *mm, unsigned long addr,
 			 const struct collapse_policy *policy);
 void collapse_sysfs_limits(struct collapse_limits *limits);
+
 /* In memory.c. */
+#ifdef CONFIG_THP_COLLAPSE_RUST
 vm_fault_t collapse_set_pmd(struct vm_fault *vmf, struct folio *folio,
 			    struct page *page, bool heed_nohugepage);
-/* In rmap.c, folio.c and page_alloc.c: for many small folios at once. */
-void folios_remove_rmap_pte(struct folio **folios, unsigned int nr,
-			    struct vm_area_struct *vma);
-void folios_unlock_put(struct folio **folios, unsigned int nr);
-void free_contig_frozen_pages(unsigned long pfn, unsigned long nr_pages);
+#else
+static inline vm_fault_t collapse_set_pmd(struct vm_fault *vmf,
+					  struct folio *folio, struct page *page,
+					  bool heed_nohugepage)
+{
+	return do_set_pmd(vmf, folio, page);
+}
+#endif
 
 static inline bool folios_share_lruvec(const struct folio *a,
 				       const struct folio *b)
@@ -103,29 +107,28 @@ static inline bool folios_share_lruvec(const struct folio *a,
 #endif
 	return folio_nid(a) == folio_nid(b);
 }
-#else
-static inline vm_fault_t collapse_set_pmd(struct vm_fault *vmf,
-					  struct folio *folio, struct page *page,
-					  bool heed_nohugepage)
-{
-	return do_set_pmd(vmf, folio, page);
-}
-#endif
+
+/* In rmap.c: of many small folios at once. */
+void folios_remove_rmap_pte(struct folio **folios, unsigned int nr,
+			    struct vm_area_struct *vma);
+
+/* In folio.c and page_alloc.c: the same. */
+void folios_unlock_put(struct folio **folios, unsigned int nr);
+void free_contig_frozen_pages(unsigned long pfn, unsigned long nr_pages);
 
 #ifdef CONFIG_THP_COLLAPSE_RUST_DEBUG
 DECLARE_STATIC_KEY_FALSE(collapse_engine_c);
 void collapse_debug_hold(enum collapse_pass pass);
 bool collapse_debug_fail_copy(void);
+#endif
 
 static inline bool collapse_in_rust(void)
 {
-	return !static_branch_unlikely(&collapse_engine_c);
-}
-#else
-static inline bool collapse_in_rust(void)
-{
+#ifdef CONFIG_THP_COLLAPSE_RUST_DEBUG
+	if (static_branch_unlikely(&collapse_engine_c))
+		return false;
+#endif
 	return IS_ENABLED(CONFIG_THP_COLLAPSE_RUST);
 }
-#endif
 
 #endif /* __MM_COLLAPSE_H */

@@ -35,7 +35,8 @@ formatted() {
 }
 
 checkpatch() {
-	# Helpers are named as what they call; TRACE_EVENT() has a layout of its own.
+	# Helpers are named as what they call; TRACE_EVENT() has a layout of its own; that
+	# new files are in MAINTAINERS is checked below, for the series as a whole.
 	local types=CAMELCASE,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT,FILE_PATH_CHANGES
 	# With a git folder it would ask spdxcheck.py about licences: see spdx().
 	GIT_DIR=/none "$BASE/scripts/checkpatch.pl" --root="$BASE" --strict --quiet --no-summary \
@@ -102,6 +103,30 @@ nothing_allocated() {
 	absent '\bGFP_|\balloc\(|\bFlags\b|\bprelude\b' mm/collapse/{scan,isolate,copy,install,release}.rs
 }
 
+# thp-collapse is built without the kernel's headers: what it has of them by value.
+uapi_constants() {
+	local constants
+	constants=$(sed 's/\([0-9a-f]\)_\([0-9a-f]\)/\1\2/g' tools/mm/thp-collapse/src/kernel.rs |
+		sed -nE 's/^const ((MADV|PAGE)[A-Z_]*): [^=]*= ([0-9a-fx< ]*);/_Static_assert(\1 == (\3), "\1");/p')
+	[ "$(wc -l <<<"$constants")" -ge 8 ] && cat - <<<"#include <linux/fs.h>
+#include <asm-generic/mman-common.h>
+$constants" | gcc -xc -fsyntax-only -I"$TREE/tools/include/uapi" -I"$TREE/tools/include" -
+}
+
+# Somebody beside the maintainer of everything.
+maintainers() {
+	local path nobody=0
+	cd "$TREE"
+	while read -r path; do
+		[ ! -e "$BASE/$path" ] || continue
+		scripts/get_maintainer.pl --nogit --nogit-fallback --norolestats --nol -f "$path" 2>&1 |
+			grep '@' | grep -qv '^Linus Torvalds' && continue
+		echo "get_maintainer.pl names nobody for $path"
+		nobody=1
+	done < <("$ROOT/scripts/overlay.py" commits | cut -f 3 | sort -u)
+	return "$nobody"
+}
+
 check shellcheck shellcheck -x scripts/*.sh guest/*.sh .ci/run
 check ruff ruff check --quiet scripts guest tests
 check "SPDX lines" spdx
@@ -111,6 +136,8 @@ check "no allocation from isolation to release" nothing_allocated
 check rustfmt formatted
 check "checkpatch --strict" patches_and_files
 check "series: formats, applies, checkpatch --strict" series_mails
+check "get_maintainer.pl names somebody for each new file" maintainers
+check "constants of thp-collapse are those of the headers" uapi_constants
 # The debug kernel is built with clippy; here just what is written in Rust.
 if command -v clippy-driver >/dev/null; then
 	check clippy "$ROOT/scripts/kernel.sh" debug prepare mm/collapse/

@@ -5,6 +5,7 @@
 #
 # Configures and builds one kernel (bzImage unless TARGETs are named):
 #   release debug             with this series
+#   without                   with this series, as release, but its option off
 #   base-release              the unpatched base, same options
 #   off base-off              without Rust, for comparing object code
 #
@@ -20,10 +21,11 @@ use_tools || die "the toolchain is not set up: run 'make setup'"
 case $name in
 release) tree=$TREE fragments=(common rust release collapse) ;;
 debug) tree=$TREE fragments=(common rust debug collapse collapse-debug) ;;
+without) tree=$TREE fragments=(common rust release) ;;
 base-release) tree=$BASE fragments=(common rust release) ;;
 off) tree=$TREE fragments=(common release) ;;
 base-off) tree=$BASE fragments=(common release) ;;
-*) die "no configuration '$name': release, debug, base-release, off or base-off" ;;
+*) die "no configuration '$name': release, debug, without, base-release, off or base-off" ;;
 esac
 out=$BUILD/$name
 mkdir -p "$out"

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# usage: selftests.sh KERNEL
+# usage: selftests.sh KERNEL | build
 #
 # Builds the mm selftests from KERNEL's own tree, runs those of tests/suites in
 # a guest, and prints one line a test: "pass", "fail", "skip" or "xfail" and its name.
+# Or builds those of our tree, and that is all.
 #
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-kernel=${1:?usage: selftests.sh KERNEL}
+kernel=${1:?usage: selftests.sh KERNEL | build}
 lock_cache
 use_base
 use_tools || die "the toolchain is not set up: run 'make setup'"
@@ -24,6 +25,7 @@ say "building the mm selftests"
 	kmake "$tree" "$out" headers &&
 		make -C "$tree/tools/testing/selftests" TARGETS=mm O="$out" CC=gcc LLVM= -j"$(nproc)"
 } >"$out/build.log" 2>&1 || die "building the selftests failed: $(grep -m5 -E 'error|\*\*\*' "$out/build.log"); all of it: $out/build.log"
+[ "$kernel" != build ] || exit 0
 
 # Ours and upstream's, each in a guest of its own, side by side. Those that this
 # tree has: the base lacks our own.

@@ -5,12 +5,14 @@
 # bindgen, a Python environment and the base tree. Does nothing when all is there.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
+# shellcheck source=scripts/debian.sh
+source "$ROOT/scripts/debian.sh"
 lock_cache
 
 PACKAGES="clang-$LLVM_MAJOR lld-$LLVM_MAJOR llvm-$LLVM_MAJOR libclang-$LLVM_MAJOR-dev
 	make gcc libc6-dev flex bison bc perl patch git rsync cpio kmod lz4 xz-utils zstd
 	libelf-dev libssl-dev libcap-dev libnuma-dev liburing-dev
-	ca-certificates iproute2 e2fsprogs ccache shellcheck python3-venv qemu-system-x86 redis-tools"
+	ca-certificates iproute2 e2fsprogs ccache shellcheck sparse python3-venv qemu-system-x86 redis-tools"
 RUST_PACKAGES="rustc-web cargo-web rust-web-src rust-web-clippy rustfmt-web"
 
 check_machine() {
@@ -46,44 +48,6 @@ apt_install() {
 	{ "${as[@]}" apt-get update && "${as[@]}" env DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y --no-install-recommends "${missing[@]}"; } >"$CACHE/apt.log" 2>&1 ||
 		die "apt-get failed (no network, or a mirror without these packages?): $(grep -m3 '^E:' "$CACHE/apt.log" || tail -n3 "$CACHE/apt.log")"
-}
-
-# suite_apt ARGS...: apt on BASE_SUITE with a state of its own, from the mirror
-# that this machine's apt already uses. Debian's signatures are checked.
-suite_apt() {
-	local state=$CACHE/apt-$BASE_SUITE mirror
-	if [ ! -d "$state/lists" ]; then
-		mkdir -p "$state/lists/partial" "$state/archives/partial"
-		# shellcheck disable=SC2016
-		mirror=$(apt-get indextargets --format '$(REPO_URI) $(LABEL)' 'Created-By: Packages' | sed -n 's/ Debian$//p' | head -n1)
-		[ -n "$mirror" ] || die "apt knows no Debian mirror to fetch the kernel source from; or name a tree with KERNEL_SRC"
-		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $BASE_SUITE main" >"$state/sources.list"
-	fi
-	local tool=$1
-	shift
-	"$tool" -o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts=/dev/null \
-		-o Dir::State::lists="$state/lists" -o Dir::Cache="$state" \
-		-o APT::Sandbox::User="$(id -un)" -o Acquire::Retries=3 "$@"
-}
-
-# fetch_deb PACKAGE VERSION SHA256 FOLDER: downloads, verifies and unpacks it.
-fetch_deb() {
-	local package=$1 version=$2 sha256=$3 folder=$4 tmp
-	tmp=$(mktemp -d -p "$CACHE")
-	suite_apt apt-get update >"$CACHE/apt.log" 2>&1 || true
-	if (cd "$tmp" && suite_apt apt-get download "$package=$version") >>"$CACHE/apt.log" 2>&1; then
-		echo "$sha256 $(echo "$tmp"/*.deb)" | sha256sum --check --quiet ||
-			die "$package $version is not what versions.env pins (checksum differs): not used"
-	elif [ "$package" = "$BASE_PACKAGE" ] &&
-		(cd "$tmp" && suite_apt apt-get download "$package") >>"$CACHE/apt.log" 2>&1; then
-		warn "$package $version has left the archive; taking $(basename "$tmp"/*.deb), signed but not pinned"
-	else
-		rm -rf "$tmp"
-		die "cannot download $package $version; no network? apt says: $(grep -m2 '^E:' "$CACHE/apt.log" || tail -n2 "$CACHE/apt.log")"
-	fi
-	FETCHED=$(basename "$tmp"/*.deb .deb | cut -d_ -f2)
-	dpkg-deb -x "$tmp"/*.deb "$folder"
-	rm -rf "$tmp"
 }
 
 setup_rust() {

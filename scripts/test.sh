@@ -119,10 +119,12 @@ else
 	report <<<"skip set-up says what it cannot do (no right to make namespaces)"
 fi
 step "option off: mm/ has the base's object code" same_objects
+suite "patches that edit C: each step compiles, option on and off" "$ROOT/scripts/bisect.sh" --objects
 step "build the release kernel" "$ROOT/scripts/kernel.sh" release
 suite "what the types are to prevent" "$ROOT/scripts/compile_fail.sh"
 step "the scan loop calls nothing (release)" scan_calls_nothing
 step "build the debug kernel" "$ROOT/scripts/kernel.sh" debug
+step "sparse and kernel-doc: nothing that the base does not have" "$ROOT/scripts/sparse.sh"
 step "runner: output and exit status come back" status_comes_back
 step "runner: a hanging guest fails" fails_as "had not ended" -t 25 release "sleep 1000"
 step "runner: a dying guest fails" fails_as "Kernel panic\|died" release "echo c >/proc/sysrq-trigger"

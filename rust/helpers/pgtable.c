@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-#include <linux/hugetlb.h>
 #include <linux/leafops.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
 #include <linux/pgalloc.h>
 #include <linux/pgtable.h>
 #include <linux/spinlock.h>
-#include <asm/tlbflush.h>
 
 #ifdef CONFIG_THP_COLLAPSE_RUST
 
@@ -291,28 +289,6 @@ __rust_helper pgtable_t rust_helper_pte_alloc_one(struct mm_struct *mm)
 __rust_helper void rust_helper_pte_free(struct mm_struct *mm, pgtable_t table)
 {
 	pte_free(mm, table);
-}
-
-/* Modules cannot flush TLBs. bindgen, which plays a module, is to see it. */
-#if !defined(MODULE) || defined(__BINDGEN__)
-__rust_helper void rust_helper_flush_tlb_range(struct vm_area_struct *vma,
-					       unsigned long start,
-					       unsigned long end)
-{
-#ifndef MODULE
-	flush_tlb_range(vma, start, end);
-#endif
-}
-#endif
-
-__rust_helper void rust_helper_inc_tlb_flush_pending(struct mm_struct *mm)
-{
-	inc_tlb_flush_pending(mm);
-}
-
-__rust_helper void rust_helper_dec_tlb_flush_pending(struct mm_struct *mm)
-{
-	dec_tlb_flush_pending(mm);
 }
 
 #endif /* CONFIG_THP_COLLAPSE_RUST */

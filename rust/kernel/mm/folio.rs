@@ -7,12 +7,8 @@
 //! [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
 
 use super::{
-    pgtable::{
-        PMD_ORDER,
-        PTRS_PER_PTE, //
-    },
     virt::VmaRef,
-    MmWithUser,
+    MmWithUser, //
 };
 use crate::{
     alloc::Flags,
@@ -25,6 +21,11 @@ use core::{
     mem::ManuallyDrop,
     ptr::NonNull, //
 };
+
+/// Order of a folio that one PMD entry maps.
+pub(super) const PMD_ORDER: u32 = bindings::PMD_ORDER;
+/// Number of pages of such a folio, and of entries of the PTE table in its place.
+pub(super) const HPAGE_PMD_NR: usize = 1 << PMD_ORDER;
 
 const FOLIO_BATCH_SIZE: usize = bindings::FOLIO_BATCH_SIZE as usize;
 
@@ -352,16 +353,14 @@ impl<'a> PageRef<'a> {
 /// Those that one PTE maps are small; to these the same can be done at once. Those that several
 /// may map, see [`Folio::may_recur`], are kept apart. Together they are no more than the table has
 /// entries.
-#[cfg(CONFIG_THP_COLLAPSE_RUST)]
 #[derive(Zeroable)]
 pub struct MappedFolios {
     /// Small ones from the front, recurring ones from the back.
-    folios: [Option<FolioPtr>; PTRS_PER_PTE],
+    folios: [Option<FolioPtr>; HPAGE_PMD_NR],
     small: usize,
     recurring: usize,
 }
 
-#[cfg(CONFIG_THP_COLLAPSE_RUST)]
 impl MappedFolios {
     /// Forgets the folios.
     #[inline]
@@ -371,7 +370,7 @@ impl MappedFolios {
 
     #[inline(always)]
     fn is_full(&self) -> bool {
-        self.small.wrapping_add(self.recurring) >= PTRS_PER_PTE
+        self.small.wrapping_add(self.recurring) >= HPAGE_PMD_NR
     }
 
     /// Adds a small folio that no other PTE maps. Returns [`None`] when there are as many folios as
@@ -393,7 +392,7 @@ impl MappedFolios {
         if self.is_full() {
             return None;
         }
-        let last = PTRS_PER_PTE.checked_sub(self.recurring.wrapping_add(1))?;
+        let last = HPAGE_PMD_NR.checked_sub(self.recurring.wrapping_add(1))?;
 
         *self.folios.get_mut(last)? = Some(folio);
         self.recurring = self.recurring.wrapping_add(1);
@@ -403,7 +402,7 @@ impl MappedFolios {
     /// The recurring folios, the latest one first.
     #[inline]
     pub fn recurring(&self) -> impl Iterator<Item = FolioPtr> + '_ {
-        let first = PTRS_PER_PTE.saturating_sub(self.recurring);
+        let first = HPAGE_PMD_NR.saturating_sub(self.recurring);
 
         self.folios.iter().skip(first).flatten().copied()
     }
@@ -756,7 +755,7 @@ impl HugeFolio {
     pub fn pages_mut(&mut self) -> impl Iterator<Item = BlankPage<'_>> {
         let folio = self.0 .0;
 
-        (0..PTRS_PER_PTE).map(move |i| BlankPage {
+        (0..HPAGE_PMD_NR).map(move |i| BlankPage {
             // SAFETY: By the type invariants the folio has this many pages.
             page: unsafe { bindings::folio_page(folio.as_ptr(), i) },
             _folio: PhantomData,
@@ -769,11 +768,6 @@ impl HugeFolio {
     pub fn mark_uptodate(&mut self) {
         // SAFETY: By the type invariants the folio is ours alone.
         unsafe { bindings::__folio_mark_uptodate(self.as_ptr()) };
-    }
-
-    #[inline]
-    pub(super) fn into_raw(self) -> *mut bindings::folio {
-        ManuallyDrop::new(self).as_ptr()
     }
 }
 

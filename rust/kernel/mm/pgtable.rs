@@ -24,7 +24,8 @@
 use super::{
     folio::{
         HugeFolio,
-        PageRef, //
+        PageRef,
+        HPAGE_PMD_NR, //
     },
     tlb::{
         Flushed,
@@ -50,8 +51,8 @@ pub const PTRS_PER_PTE: usize = bindings::PTRS_PER_PTE as usize;
 pub const PMD_SIZE: usize = bindings::PMD_SIZE;
 /// Bytes that one PMD table maps.
 pub const PUD_SIZE: usize = bindings::PUD_SIZE;
-/// Order of a folio that one PMD entry maps.
-pub(super) const PMD_ORDER: u32 = bindings::PMD_ORDER;
+
+static_assert!(PTRS_PER_PTE == HPAGE_PMD_NR && PMD_SIZE == PTRS_PER_PTE * bindings::PAGE_SIZE);
 
 /// What kind of software-defined leaf entry a non-present PTE is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,7 +87,7 @@ pub enum Leaf {
 /// ```
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub struct Pte(bindings::pte_t);
+pub struct Pte(pub(super) bindings::pte_t);
 
 impl PartialEq for Pte {
     #[inline(always)]
@@ -134,11 +135,6 @@ impl Pte {
         pub is_uffd => pte_uffd;
         /// For a non-present entry: userfaultfd tracks the page.
         pub is_swp_uffd_any => pte_swp_uffd_any;
-    }
-
-    #[inline(always)]
-    pub(super) fn from_raw(pte: bindings::pte_t) -> Self {
-        Self(pte)
     }
 
     /// The kind of a non-present entry, or [`None`] for one that is empty or present.
@@ -306,20 +302,17 @@ impl Pmd {
 /// ```
 /// use kernel::mm::{
 ///     pgtable::PmdKind,
-///     stable::Stability,
-///     MmWithUser, //
+///     virt::VmaRef, //
 /// };
 ///
 /// /// Whether a huge page is mapped at `addr`, by now or a moment ago.
-/// fn is_huge(mm: &MmWithUser, addr: usize) -> Result<bool> {
-///     let vma = mm.find_stable_vma(addr, Stability::Vma)?.ok_or(ENOMEM)?;
-///
-///     Ok(vma.pmd(addr).is_some_and(|slot| slot.read().kind() == PmdKind::Huge))
+/// fn is_huge(vma: &VmaRef, addr: usize) -> bool {
+///     vma.pmd(addr).is_some_and(|slot| slot.read().kind() == PmdKind::Huge)
 /// }
 /// ```
 #[derive(Clone, Copy)]
 pub struct PmdSlot<'v> {
-    pmdp: *mut bindings::pmd_t,
+    pub(super) pmdp: *mut bindings::pmd_t,
     addr: usize,
     vma: &'v VmaRef,
 }
@@ -389,11 +382,6 @@ impl<'v> PmdSlot<'v> {
     pub fn read(&self) -> Pmd {
         // SAFETY: By the type invariants the pointer is valid.
         Pmd(unsafe { bindings::pmdp_get_lockless(self.pmdp) })
-    }
-
-    #[inline]
-    pub(super) fn as_ptr(&self) -> *mut bindings::pmd_t {
-        self.pmdp
     }
 
     /// Maps and locks the PTE table.
@@ -582,6 +570,31 @@ impl<'t> PteSlot<'t> {
     /// This is a full memory barrier. The reference and the rmap that the entry stood for pass to
     /// the caller. The translation may stay in TLBs until `owed`, which is to hold this address, is
     /// flushed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::mm::{
+    ///     pgtable::{
+    ///         Pte,
+    ///         PteTableGuard, //
+    ///     },
+    ///     tlb::{
+    ///         Flushed,
+    ///         OwedFlush, //
+    ///     }, //
+    /// };
+    ///
+    /// /// Clears the first entry of a locked table, and flushes. Owns what the entry mapped.
+    /// fn clear_first<'v>(
+    ///     table: &mut PteTableGuard<'v>,
+    ///     owed: OwedFlush<'v>,
+    /// ) -> Option<(Pte, Flushed<'v>)> {
+    ///     let pte = table.slots().next()?.take(&owed);
+    ///
+    ///     Some((pte, owed.flush()))
+    /// }
+    /// ```
     #[inline(always)]
     #[must_use = "the caller owns the mapping now"]
     pub fn take(&mut self, _owed: &OwedFlush<'_>) -> Pte {
@@ -749,7 +762,7 @@ impl<'v> PmdGuard<'v> {
         unsafe {
             bindings::pgtable_trans_huge_deposit(slot.mm(), slot.pmdp, table.into_raw());
             bindings::map_anon_folio_pmd_nopf(
-                folio.into_raw(),
+                ManuallyDrop::new(folio).as_ptr(),
                 slot.pmdp,
                 slot.vma.as_ptr(),
                 slot.addr,
@@ -1005,7 +1018,7 @@ mod tests {
 
     /// An entry that maps page [`PFN`].
     fn mapped(bits: usize) -> Pte {
-        Pte::from_raw(bindings::pte_t {
+        Pte(bindings::pte_t {
             pte: PFN << bindings::PAGE_SHIFT | PRESENT | USER | bits,
         })
     }
@@ -1102,7 +1115,7 @@ mod tests {
         // Of the first swap device, and so of type 0.
         let swapped = bindings::softleaf_t { val: PFN };
         // SAFETY: The function computes with a value.
-        let pte = Pte::from_raw(unsafe { bindings::softleaf_to_pte(swapped) });
+        let pte = Pte(unsafe { bindings::softleaf_to_pte(swapped) });
 
         assert!(!pte.is_present() && !pte.is_none());
         assert_eq!(pte.leaf(), Some(Leaf::Swap));

@@ -228,7 +228,7 @@ impl<'mm> StableVma<'mm> {
     pub fn swap_in(self, window: usize, nr: usize) -> SwapIn<'mm> {
         let (pmdp, addr) = match self.pmd(window) {
             Some(slot) => (
-                slot.as_ptr(),
+                slot.pmdp,
                 slot.addr()
                     .wrapping_add(nr.wrapping_mul(bindings::PAGE_SIZE)),
             ),
@@ -247,10 +247,7 @@ impl<'mm> StableVma<'mm> {
         }
         // SAFETY: The table is mapped, and `addr` lies in it.
         let pte = unsafe { bindings::ptep_get(ptep) };
-        if !matches!(
-            Pte::from_raw(pte).leaf(),
-            Some(Leaf::Swap | Leaf::Migration)
-        ) {
+        if !matches!(Pte(pte).leaf(), Some(Leaf::Swap | Leaf::Migration)) {
             // SAFETY: Mapped above.
             unsafe { bindings::pte_unmap(ptep) };
             return SwapIn::Present(self);
@@ -284,18 +281,12 @@ impl<'mm> StableVma<'mm> {
         if ret & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
             return SwapIn::NoMemory(self);
         }
-        if ret & VM_FAULT_ERROR != 0 {
+        if ret & bindings::VM_FAULT_ERROR != 0 {
             return SwapIn::Failed(self);
         }
         SwapIn::Done(self)
     }
 }
-
-const VM_FAULT_ERROR: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_SIGBUS
-    | bindings::vm_fault_reason_VM_FAULT_SIGSEGV
-    | bindings::vm_fault_reason_VM_FAULT_HWPOISON
-    | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE
-    | bindings::vm_fault_reason_VM_FAULT_FALLBACK;
 
 // The mmap lock's guard and the VMA. Which lock it is takes no room.
 static_assert!(size_of::<StableVma<'_>>() == 2 * size_of::<usize>());

@@ -2,7 +2,13 @@
 
 //! Counters of memory management.
 
-use super::{folio::HugeFolio, pgtable::PMD_ORDER, virt::VmaRef};
+use super::{
+    folio::{
+        HugeFolio,
+        PMD_ORDER, //
+    },
+    virt::VmaRef, //
+};
 use crate::bindings;
 
 /// What happened to a huge page, as /proc/vmstat, memory.stat and the per-size counters tell.

@@ -5,7 +5,7 @@
 //! C header: [`include/linux/huge_mm.h`](srctree/include/linux/huge_mm.h)
 
 use super::{
-    pgtable::PMD_ORDER,
+    folio::PMD_ORDER,
     virt::{
         flags,
         VmaRef, //

@@ -28,31 +28,6 @@ use core::{
 /// # Invariants
 ///
 /// The mm of `vma` is marked as having a flush pending, once for this value.
-///
-/// # Examples
-///
-/// ```
-/// use kernel::mm::{
-///     pgtable::{
-///         Pte,
-///         PteTableGuard, //
-///     },
-///     tlb::{
-///         Flushed,
-///         OwedFlush, //
-///     }, //
-/// };
-///
-/// /// Clears the first entry of a locked table, and flushes. Owns what the entry mapped.
-/// fn clear_first<'v>(
-///     table: &mut PteTableGuard<'v>,
-///     owed: OwedFlush<'v>,
-/// ) -> Option<(Pte, Flushed<'v>)> {
-///     let pte = table.slots().next()?.take(&owed);
-///
-///     Some((pte, owed.flush()))
-/// }
-/// ```
 #[must_use = "the flush happens when this is dropped: say when"]
 pub struct OwedFlush<'v> {
     vma: &'v VmaRef,

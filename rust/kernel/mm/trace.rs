@@ -10,7 +10,7 @@
 )]
 
 use super::{
-    pgtable::PMD_ORDER,
+    folio::PMD_ORDER,
     MmWithUser, //
 };
 use crate::bindings;

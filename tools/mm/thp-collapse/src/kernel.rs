@@ -25,7 +25,18 @@ pub struct Flags {
 
 impl Flags {
     fn bits(self) -> libc::c_uint {
-        (libc::c_uint::from(self.limits) << 16) | (libc::c_uint::from(self.defrag) << 17)
+        let limits = if self.limits {
+            MADV_F_COLLAPSE_LIMITS
+        } else {
+            0
+        };
+        let defrag = if self.defrag {
+            MADV_F_COLLAPSE_DEFRAG
+        } else {
+            0
+        };
+
+        limits | defrag
     }
 }
 
@@ -121,6 +132,8 @@ pub struct Process {
 }
 
 const MADV_COLLAPSE: libc::c_int = 25;
+const MADV_F_COLLAPSE_LIMITS: libc::c_uint = 0x10000;
+const MADV_F_COLLAPSE_DEFRAG: libc::c_uint = 0x20000;
 
 impl Linux {
     /// Finds out what the running kernel can do.
@@ -344,7 +357,8 @@ const PAGE_IS_SWAPPED: u64 = 1 << 4;
 const PAGE_IS_PFNZERO: u64 = 1 << 5;
 const PAGE_IS_HUGE: u64 = 1 << 6;
 /// `_IOWR('f', 16, struct pm_scan_arg)`
-const PAGEMAP_SCAN: libc::c_ulong = 0xc000_6610 | (size_of::<ScanArg>() as libc::c_ulong) << 16;
+const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+const _: () = assert!(size_of::<ScanArg>() == 0x60);
 
 /// Finds the pages of a range that are not zero pages. Returns how many regions of them it has put
 /// into `regions`, and the address up to which it has looked.

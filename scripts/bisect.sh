@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: bisect.sh [FIRST [LAST]] | --objects
+#
+# Applies the patches of the series one after another, from the FIRST to the LAST
+# (all of them), and builds what each of them gives, with the option on and off: a
+# kernel, and mm's selftests where it touches these. Boots kernels that are not,
+# byte for byte, the one booted before. A warning is a failure.
+#
+# With --objects builds nothing but the C files that any patch edits, at each patch
+# that touches C, and without Rust. That takes a minute or two.
+#
+# Each step builds little, since all of it happens in the one unpacked tree and its
+# build folders. The tree is complete again in the end.
+#
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+lock_cache
+use_base
+
+objects=
+[ "${1:-}" != --objects ] || { objects=1 && shift; }
+commits=$("$ROOT/scripts/overlay.py" commits)
+first=${1:-1} last=${2:-$(tail -n 1 <<<"$commits" | cut -f 1)}
+mapfile -t edited < <(cut -f 3 <<<"$commits" | sed -nE '/^mm.collapse.|^tools/d; s/^(mm|arch)(.*)[.]c$/\1\2.o/p' | sort -u)
+off=without
+[ -z "$objects" ] || off=off
+
+trap '"$ROOT/scripts/overlay.py" sync "$BASE" "$TREE"' EXIT
+
+# build_step NAME: one configuration of the tree as it stands.
+build_step() {
+	local name=$1 image=$BUILD/$1/arch/x86/boot/bzImage
+	if [ -n "$objects" ]; then
+		# An empty CONFIG_RUST leaves the option on, but has make not build Rust first.
+		"$ROOT/scripts/kernel.sh" "$name" CONFIG_RUST= "${edited[@]}"
+		return
+	fi
+	"$ROOT/scripts/kernel.sh" "$name" || return
+	cmp -s "$image" "$BUILD/bisect-$name.booted" && return
+	"$ROOT/scripts/boot.sh" -l bisect "$name" 'uname -v && grep -q thp_ /proc/vmstat' >/dev/null || return
+	cp "$image" "$BUILD/bisect-$name.booted"
+	echo "pass bisect: $step boots ($name)"
+}
+
+rm -f "$BUILD"/bisect-*.booted
+failed=0
+for ((number = first; number <= last; number++)); do
+	mine=$(awk -F '\t' -v n="$number" '$1 == n' <<<"$commits")
+	step="$number $(head -n 1 <<<"$mine" | cut -f 2)" paths=$(cut -f 3 <<<"$mine")
+	if [ -n "$objects" ]; then
+		grep -qE '^(mm|arch|include)/.*[.][ch]$' <<<"$paths" || continue
+	fi
+	"$ROOT/scripts/overlay.py" sync --commits "$number" "$BASE" "$TREE"
+	for name in release "$off"; do
+		if build_step "$name"; then
+			echo "pass bisect: $step builds ($name)"
+		else
+			echo "fail bisect: $step ($name)"
+			failed=1
+		fi
+	done
+	if [ -z "$objects" ] && grep -q '^tools/testing/' <<<"$paths"; then
+		if "$ROOT/scripts/selftests.sh" build; then echo "pass bisect: $step: its test builds"; else
+			echo "fail bisect: $step: its test"
+			failed=1
+		fi
+	fi
+done
+exit $failed
