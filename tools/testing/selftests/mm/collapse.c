@@ -27,6 +27,7 @@
 #include <unistd.h>
 #include "collapse_util.h"
 #include "hugepage_settings.h"
+#include "../../../../lib/test_hmm_uapi.h"
 #include "../../../../mm/gup_test.h"
 
 #ifndef MADV_GUARD_INSTALL
@@ -472,6 +473,45 @@ TEST_F(collapse, poisoned)
 }
 
 /* Pinned for I/O: a device may write the page at any time, it must stay put. */
+static int use_by_device(unsigned long request, char *start, size_t pages)
+{
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (uintptr_t)start,
+		.ptr = (uintptr_t)malloc(pages * psize()),
+		.npages = pages,
+	};
+	int device = open("/dev/hmm_dmirror0", O_RDWR);
+
+	if (device >= 0 && ioctl(device, request, &cmd)) {
+		close(device);
+		device = -1;
+	}
+	free((void *)(uintptr_t)cmd.ptr);
+	return device;
+}
+
+/* In memory that only a device can reach, or that it has for itself for now. */
+TEST_F(collapse, device_memory)
+{
+	static const unsigned long requests[] = {
+		HMM_DMIRROR_MIGRATE_TO_DEV, HMM_DMIRROR_EXCLUSIVE,
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(requests); i++) {
+		char *window = self->mem + i * WINDOW;
+		int device;
+
+		write_pages(window, PAGES, 1);
+		device = use_by_device(requests[i], window + 40 * psize(), 16);
+		if (device < 0)
+			SKIP(return, "no device with memory");
+		EXPECT_REFUSED(window, EINVAL);
+		EXPECT_TRUE(window_intact(window, 1));
+		close(device);
+		EXPECT_COLLAPSED(window, 1);
+	}
+}
+
 TEST_F(collapse, pinned)
 {
 	struct pin_longterm_test pin = {

@@ -29,8 +29,7 @@
 
 #define NR_WINDOWS	3
 
-#define DEBUG		"/sys/kernel/debug/"
-#define BAD_COPY	DEBUG "thp_collapse/bad_copy"
+#define BAD_COPY	"/sys/kernel/debug/thp_collapse/bad_copy"
 #define FAIL_NTH	"/proc/self/fail-nth"
 #define CGROUP		"/sys/fs/cgroup/collapse_fault"
 
@@ -62,25 +61,13 @@ FIXTURE(collapse_fault)
 	int fail_nth;
 };
 
-/* Of all allocations, or of those of huge pages only; nothing fails yet. */
-static void choose_faults(bool only_huge)
-{
-	write_text(DEBUG "fail_page_alloc/min-order", only_huge ? "9" : "0");
-	write_text(DEBUG "fail_page_alloc/ignore-gfp-wait", "0");
-	write_text(DEBUG "fail_page_alloc/ignore-gfp-highmem", "0");
-	write_text(DEBUG "fail_page_alloc/verbose", "0");
-	write_text(DEBUG "failslab/cache-filter", only_huge ? "1" : "0");
-	write_text(DEBUG "failslab/ignore-gfp-wait", "0");
-	write_text(DEBUG "failslab/verbose", "0");
-}
-
 FIXTURE_SETUP(collapse_fault)
 {
 	char *area;
 
 	if (read_pmd_pagesize() != WINDOW)
 		SKIP(return, "huge pages are not of 2 MiB here");
-	if (access(DEBUG "fail_page_alloc", F_OK) || access(DEBUG "failslab", F_OK))
+	if (!choose_faults(false))
 		SKIP(return, "faults cannot be injected");
 	thp_save_settings();
 	thp_write_string("enabled", "never");
@@ -90,18 +77,13 @@ FIXTURE_SETUP(collapse_fault)
 	self->pagemap = open("/proc/self/pagemap", O_RDONLY);
 	self->fail_nth = open(FAIL_NTH, O_RDWR);
 	ASSERT_GE(self->fail_nth, 0);
-	choose_faults(false);
 }
 
 FIXTURE_TEARDOWN(collapse_fault)
 {
 	if (!self->mem)
 		return;
-	write_text(DEBUG "fail_page_alloc/min-order", "1");
-	write_text(DEBUG "fail_page_alloc/ignore-gfp-wait", "1");
-	write_text(DEBUG "fail_page_alloc/ignore-gfp-highmem", "1");
-	write_text(DEBUG "failslab/cache-filter", "0");
-	write_text(DEBUG "failslab/ignore-gfp-wait", "1");
+	end_faults();
 	thp_restore_settings();
 }
 

@@ -10,6 +10,7 @@
 #include "kselftest_harness.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <linux/mman.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
@@ -37,8 +38,6 @@
 #define MADV_GUARD_REMOVE 103
 #endif
 
-#define HOLD	"/sys/kernel/debug/thp_collapse/hold"
-
 /* Slots that are not backed by a page of their own. */
 #define HOLE		100
 #define ZERO_PAGE	200
@@ -47,30 +46,37 @@ static const char * const passes[] = {
 	"scan", "provide", "fault_in", "isolate", "copy", "install",
 };
 
-#define WAIT_MS		20000
-
 /* Every so many'th byte is looked at: in each page many, of each offset some. */
 #define PROBE		61
 
 FIXTURE(collapse_race)
 {
-	/* Where the window is, and where it was before somebody moved it. */
-	char *mem, *window;
+	/* Where the window is, where it was before somebody moved it, and room for a page. */
+	char *mem, *window, *aside;
 	/* How many of its pages are mapped. */
 	size_t mapped;
 	/* What a page reads as, throughout; or where .lazy is set, zero. */
 	unsigned char expected[HPAGE_SIZE / 4096];
 	bool lazy[HPAGE_SIZE / 4096];
+	/* The page that was poisoned, or 0. */
+	unsigned long poisoned;
 	int uffd;
 	int gup;
 	int result;
+	char swap[128];
 };
 
 FIXTURE_VARIANT(collapse_race)
 {
 	void (*act)(FIXTURE_DATA(collapse_race) * self);
+	/* Without a hole or zero page. */
+	bool dense;
 	/* Registered with userfaultfd for write-protection from the beginning. */
 	bool write_protected;
+	/* KSM may merge the many pages that are alike. */
+	bool mergeable;
+	/* Some pages are swapped out. */
+	bool swapped;
 	/* Only its dirty bit tells of a page that it was written since it was freed lazily. */
 	bool freed_lazily;
 	/* In so many passes the act does not wait for the collapse, which then fails so. */
@@ -224,6 +230,70 @@ static void act_soft_offline(FIXTURE_DATA(collapse_race) * self)
 	madvise(page(self, 20), psize(), MADV_SOFT_OFFLINE);
 }
 
+static void on_sigbus(int signal)
+{
+}
+
+/* Whoever looked at the page now would be ended: see forget_poisoned(). */
+static void act_poison(FIXTURE_DATA(collapse_race) * self)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+
+	self->poisoned = pagemap_get_pfn(pagemap, page(self, 20));
+	close(pagemap);
+	madvise(page(self, 20), psize(), MADV_HWPOISON);
+}
+
+static void forget_poisoned(FIXTURE_DATA(collapse_race) * self)
+{
+	if (!self->poisoned)
+		return;
+	discard(self, 20, 1);
+	put_back_in_service(self->poisoned);
+	self->poisoned = 0;
+}
+
+static void act_merge(FIXTURE_DATA(collapse_race) * self)
+{
+	ksm_start();
+	ksm_stop();
+}
+
+static void act_swap_off(FIXTURE_DATA(collapse_race) * self)
+{
+	if (!swapoff(self->swap))
+		swapon(self->swap, 0);
+}
+
+static void act_move_page_aside(FIXTURE_DATA(collapse_race) * self)
+{
+	bool moved;
+
+	self->uffd = open_userfaultfd(0);
+	uffd_register(self->uffd, self->aside, psize(), true, false, false);
+	while (!(moved = move_page(self->uffd, self->aside, page(self, 9))) && errno == EAGAIN)
+		sched_yield();
+	/* If it is not what was there, nothing is. */
+	moved = moved && (unsigned char)self->aside[psize() - 1] == self->expected[9];
+	self->expected[9] = moved ? 0 : 0xff;
+}
+
+/* To the last node that there is, and back. */
+static void act_migrate(FIXTURE_DATA(collapse_race) * self)
+{
+	int last = access("/sys/devices/system/node/node1", F_OK) ? 0 : 1;
+	int nodes[HPAGE_SIZE / 4096], status[HPAGE_SIZE / 4096];
+	void *pages[HPAGE_SIZE / 4096];
+
+	for (int node = last; node >= 0; node--) {
+		for (size_t i = 0; i < PAGES; i++) {
+			pages[i] = page(self, i);
+			nodes[i] = node;
+		}
+		syscall(__NR_move_pages, 0, PAGES, pages, nodes, status, MPOL_MF_MOVE);
+	}
+}
+
 FIXTURE_VARIANT_ADD(collapse_race, discard_page)
 {
 	.act = act_discard_page,
@@ -351,6 +421,40 @@ FIXTURE_VARIANT_ADD(collapse_race, soft_offline)
 	.act = act_soft_offline,
 };
 
+FIXTURE_VARIANT_ADD(collapse_race, poison)
+{
+	.act = act_poison,
+	/* It is found by the isolation. */
+	.early_passes = 3,
+	.early = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, merge)
+{
+	.act = act_merge,
+	.mergeable = true,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, swap_off)
+{
+	.act = act_swap_off,
+	.swapped = true,
+	/* Later it waits for pages that are in the swap cache. */
+	.early_passes = 2,
+	.early = 0,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, move_page_aside)
+{
+	.act = act_move_page_aside,
+	.dense = true,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, migrate)
+{
+	.act = act_migrate,
+};
+
 /* Somewhere to map windows, with room before, between and after. */
 static char *reserve(size_t windows)
 {
@@ -362,20 +466,23 @@ static char *reserve(size_t windows)
 
 FIXTURE_SETUP(collapse_race)
 {
-	if (access(HOLD, W_OK))
-		SKIP(return, "no " HOLD);
+	if (access(COLLAPSE_HOLD, W_OK))
+		SKIP(return, "no " COLLAPSE_HOLD);
 	thp_save_settings();
 	thp_write_string("enabled", "never");
-	self->window = reserve(3);
+	self->window = reserve(5);
 	ASSERT_NE(self->window, NULL);
+	self->aside = self->window + 4 * WINDOW;
 	self->uffd = -1;
 	self->gup = -1;
+	find_swap(self->swap, sizeof(self->swap));
+	signal(SIGBUS, on_sigbus);
 }
 
 FIXTURE_TEARDOWN(collapse_race)
 {
-	if (!access(HOLD, W_OK)) {
-		write_file(HOLD, "none", sizeof("none"));
+	if (!access(COLLAPSE_HOLD, W_OK)) {
+		hold_after("none");
 		thp_restore_settings();
 	}
 }
@@ -384,12 +491,14 @@ FIXTURE_TEARDOWN(collapse_race)
 static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_race) * self,
 		 const FIXTURE_VARIANT(collapse_race) * variant)
 {
-	bool dense = variant->write_protected;
+	bool dense = variant->dense || variant->write_protected;
 
 	self->mem = self->window;
 	self->mapped = PAGES;
 	ASSERT_EQ(mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
+	ASSERT_EQ(mmap(self->aside, psize(), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->aside);
 	memset(self->expected, 0, sizeof(self->expected));
 	memset(self->lazy, 0, sizeof(self->lazy));
 	for (size_t i = 0; i < PAGES; i++)
@@ -401,6 +510,10 @@ static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_race) 
 		for (size_t i = 0; i < PAGES; i++)
 			write_page(self, i, 101 + i % 100);
 	}
+	if (variant->mergeable)
+		ASSERT_EQ(madvise(self->mem, WINDOW, MADV_MERGEABLE), 0);
+	if (variant->swapped)
+		madvise(page(self, 300), 50 * psize(), MADV_PAGEOUT);
 	if (variant->write_protected) {
 		self->uffd = open_userfaultfd(0);
 		ASSERT_GE(self->uffd, 0);
@@ -431,30 +544,9 @@ static void *run_actor(void *argument)
 	return NULL;
 }
 
-/* Reading the file tells how many collapses are held. */
-static bool is_held(void)
-{
-	char buf[64] = "";
-	char *count;
-
-	read_file(HOLD, buf, sizeof(buf));
-	count = strchr(buf, ' ');
-	return count && atoi(count) > 0;
-}
-
 static bool wait_held(void)
 {
-	for (int i = 0; i < WAIT_MS; i++) {
-		if (is_held())
-			return true;
-		usleep(1000);
-	}
-	return false;
-}
-
-static void hold_after(const char *pass)
-{
-	write_file(HOLD, pass, strlen(pass) + 1);
+	return wait_nr_held(1);
 }
 
 static bool intact(FIXTURE_DATA(collapse_race) * self)
@@ -532,6 +624,7 @@ TEST_F_TIMEOUT(collapse_race, in_each_pass, 300)
 		ASSERT_NE(self->mem, MAP_FAILED);
 		if (self->mapped)
 			madvise(page(self, 3), psize(), MADV_GUARD_REMOVE);
+		forget_poisoned(self);
 		if (variant->freed_lazily)
 			madvise(self->mem, WINDOW, MADV_PAGEOUT);
 		EXPECT_TRUE(intact(self)) {
@@ -565,8 +658,8 @@ FIXTURE_SETUP(collapse_ends)
 {
 	char *area;
 
-	if (access(HOLD, W_OK))
-		SKIP(return, "no " HOLD);
+	if (access(COLLAPSE_HOLD, W_OK))
+		SKIP(return, "no " COLLAPSE_HOLD);
 	thp_save_settings();
 	thp_write_string("enabled", "never");
 	/* A batch lies in one PMD table. */
@@ -577,8 +670,8 @@ FIXTURE_SETUP(collapse_ends)
 
 FIXTURE_TEARDOWN(collapse_ends)
 {
-	if (!access(HOLD, W_OK)) {
-		write_file(HOLD, "none", sizeof("none"));
+	if (!access(COLLAPSE_HOLD, W_OK)) {
+		hold_after("none");
 		thp_restore_settings();
 	}
 }
@@ -615,9 +708,9 @@ static size_t huge_windows(char *mem)
 	return huge;
 }
 
-static int collapse_of(int pidfd, char *mem)
+static int collapse_of(int pidfd, char *mem, size_t size)
 {
-	struct iovec range = { mem, SIZE };
+	struct iovec range = { mem, size };
 
 	return syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, 0U) < 0 ? errno : 0;
 }
@@ -637,7 +730,7 @@ TEST_F_TIMEOUT(collapse_ends, collapser_is_killed, 300)
 		child = fork();
 		ASSERT_GE(child, 0);
 		if (!child)
-			_exit(collapse_of(pidfd, self->mem));
+			_exit(collapse_of(pidfd, self->mem, SIZE));
 		EXPECT_TRUE(wait_held());
 		kill(child, SIGKILL);
 		ASSERT_EQ(waitpid(child, &status, 0), child);
@@ -678,6 +771,7 @@ TEST_F_TIMEOUT(collapse_ends, collapser_of_its_own_is_killed, 300)
 struct remote {
 	int pidfd;
 	char *mem;
+	size_t size;
 	int result;
 };
 
@@ -685,7 +779,7 @@ static void *collapse_remote(void *argument)
 {
 	struct remote *remote = argument;
 
-	remote->result = collapse_of(remote->pidfd, remote->mem);
+	remote->result = collapse_of(remote->pidfd, remote->mem, remote->size);
 	return NULL;
 }
 
@@ -693,7 +787,7 @@ static void target_ends(struct __test_metadata *_metadata, FIXTURE_DATA(collapse
 			bool exec)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
-		struct remote remote = { .mem = self->mem, .result = -1 };
+		struct remote remote = { .mem = self->mem, .size = SIZE, .result = -1 };
 		pthread_t collapser;
 		int go[2], status;
 		pid_t child;
@@ -741,7 +835,7 @@ TEST_F_TIMEOUT(collapse_ends, target_executes, 300)
 TEST_F_TIMEOUT(collapse_ends, target_is_reaped, 300)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
-		struct remote remote = { .mem = self->mem, .result = -1 };
+		struct remote remote = { .mem = self->mem, .size = SIZE, .result = -1 };
 		pthread_t collapser;
 		int status;
 		pid_t child;
@@ -843,7 +937,7 @@ TEST_F_TIMEOUT(collapse_ends, writer_is_stopped, 120)
 /* A page that another collapse holds is not waited for. */
 TEST_F_TIMEOUT(collapse_ends, shared_with_held_one, 60)
 {
-	struct remote remote = { .mem = self->mem, .result = -1 };
+	struct remote remote = { .mem = self->mem, .size = SIZE, .result = -1 };
 	pthread_t collapser;
 	int status;
 	pid_t child;
@@ -937,6 +1031,54 @@ TEST_F_TIMEOUT(collapse_ends, drained_after_swap_in, 60)
 out:
 	close(gup);
 	close(pagemap);
+}
+
+/*
+ * Two that have found a page unlocked, and then both want it: one gets it, and is
+ * held with it. The other must not wait, and puts back what it has.
+ */
+TEST_F_TIMEOUT(collapse_ends, two_isolate_the_same, 60)
+{
+	struct remote remotes[2];
+	pthread_t collapsers[2];
+	int again = 0, status;
+	pid_t child;
+
+	fill_windows(_metadata, self->mem);
+	child = fork();
+	ASSERT_GE(child, 0);
+	if (!child) {
+		pause();
+		_exit(0);
+	}
+	hold_after("fault_in");
+	for (int i = 0; i < 2; i++) {
+		remotes[i] = (struct remote){
+			.pidfd = syscall(__NR_pidfd_open, i ? child : getpid(), 0),
+			.mem = self->mem,
+			.size = WINDOW,
+			.result = -1,
+		};
+		ASSERT_EQ(pthread_create(&collapsers[i], NULL, collapse_remote, &remotes[i]), 0);
+	}
+	EXPECT_TRUE(wait_nr_held(2));
+	hold_after("isolate");
+	while (remotes[0].result == -1 && remotes[1].result == -1)
+		usleep(1000);
+	EXPECT_TRUE(wait_held());
+	EXPECT_EQ(nr_held(), 1);
+	hold_after("none");
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(pthread_join(collapsers[i], NULL), 0);
+		again += remotes[i].result == EAGAIN;
+		close(remotes[i].pidfd);
+	}
+	EXPECT_EQ(again, 1);
+	kill(child, SIGKILL);
+	ASSERT_EQ(waitpid(child, &status, 0), child);
+	EXPECT_TRUE(windows_intact(self->mem));
+	EXPECT_EQ(madvise(self->mem, SIZE, MADV_COLLAPSE), 0);
+	EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
 }
 
 TEST_HARNESS_MAIN

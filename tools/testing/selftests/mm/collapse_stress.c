@@ -2,9 +2,11 @@
 /*
  * Memory in use while it is collapsed, by its own process and by another one,
  * again and again: threads write and read it, throw pages and whole tables away,
- * swap out, fork, pin, lock, protect, move, write-protect and merge. A page must
- * read as what was last written, or where it was thrown away, as zero. When all
- * is over, nothing may be left of it in any counter.
+ * swap out, fork, pin, lock, protect, move, write-protect, merge, migrate, take
+ * pages out of service and swap devices out of use, serve missing pages, and end
+ * processes that share it. A page must read as what was last written, or where it
+ * was thrown away, as zero. When all is over, nothing may be left of it in any
+ * counter.
  *
  * From the environment: COLLAPSE_SEED repeats a run (as far as scheduling lets
  * it), COLLAPSE_SECONDS is how long it takes, and COLLAPSE_ACTORS, a list of
@@ -14,6 +16,7 @@
 #include "kselftest_harness.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <linux/mman.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -45,6 +48,8 @@
 #define WORDS		(psize() / sizeof(uint64_t))
 
 #define CGROUP		"/sys/fs/cgroup/collapse_stress"
+/* Where one process has not enough. */
+#define SMALL_CGROUP	"/sys/fs/cgroup/collapse_stress_small"
 #define KSM		"/sys/kernel/mm/ksm/"
 
 /* The memory in use, and where a window of it stays when it was moved. */
@@ -65,6 +70,7 @@ static pthread_mutex_t layout = PTHREAD_MUTEX_INITIALIZER;
 static atomic_bool stop;
 static atomic_ulong lost;
 static pid_t self;
+static char swap_device[128];
 
 struct actor {
 	const char *name;
@@ -74,6 +80,7 @@ struct actor {
 	unsigned int rest_us;
 	unsigned int seed;
 	unsigned long acts;
+	/* Those that came to something, of actors that have to see to that. */
 	unsigned long done;
 };
 
@@ -115,12 +122,17 @@ static char *address(size_t nr)
 	return mem + nr * psize();
 }
 
+/* So that KSM finds something to merge. */
+static bool is_alike_in_all(unsigned int version)
+{
+	return version % 4 == 0;
+}
+
 static uint64_t word(size_t nr, unsigned int version, size_t i)
 {
 	if (!version)
 		return 0;
-	/* Alike in all pages, so that KSM finds something to merge. */
-	if (version % 4 == 0)
+	if (is_alike_in_all(version))
 		return 0x5a5a5a5a5a5a5a5aULL;
 	return 1ULL << 63 | (uint64_t)nr << 44 | (uint64_t)version << 12 | i;
 }
@@ -367,14 +379,13 @@ static void act_move(struct actor *actor)
 /* Write-protects pages for a moment, and lets those write who want to. */
 static void act_write_protect(struct actor *actor)
 {
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP };
 	size_t window = draw(actor, NR_WINDOWS);
 	struct pollfd event = { .events = POLLIN };
 	struct uffd_msg msg;
 
 	pthread_mutex_lock(&layout);
-	event.fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (event.fd < 0 || ioctl(event.fd, UFFDIO_API, &api) ||
+	event.fd = open_userfaultfd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	if (event.fd < 0 ||
 	    uffd_register(event.fd, address(window * PAGES), WINDOW, false, true, false))
 		goto out;
 	for (int i = 0; i < 8; i++) {
@@ -495,6 +506,259 @@ static void read_all_of(const char *path)
 		close(fd);
 }
 
+/*
+ * Makes a page read differently from all others, so that no other page and nobody
+ * else has it, and tells which one it is. That may change at any time.
+ */
+static unsigned long write_unique(size_t nr)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	unsigned long pfn;
+
+	do {
+		write_page(nr);
+	} while (is_alike_in_all(pages[nr].version));
+	pfn = pagemap_get_pfn(pagemap, address(nr));
+	close(pagemap);
+	return pfn;
+}
+
+/* The page is replaced by another one, which must hold the same. */
+static void act_soft_offline(struct actor *actor)
+{
+	size_t nr = draw(actor, NR_PAGES);
+	unsigned long pfn;
+
+	if (!lock_page(nr))
+		return;
+	pfn = write_unique(nr);
+	actor->done += !madvise(address(nr), psize(), MADV_SOFT_OFFLINE);
+	check(nr, "soft_offline");
+	unlock_pages(nr, 1);
+	put_back_in_service(pfn);
+}
+
+/* What was in the page is gone, and who looked for it would be told by SIGBUS. */
+static void act_poison(struct actor *actor)
+{
+	size_t nr = draw(actor, NR_PAGES);
+	unsigned long pfn = 0;
+
+	/* Nobody may have it mlocked when it is thrown away. */
+	pthread_mutex_lock(&layout);
+	if (lock_page(nr)) {
+		pfn = write_unique(nr);
+		actor->done += !madvise(address(nr), psize(), MADV_HWPOISON);
+		usleep(draw(actor, 20000));
+		if (madvise(address(nr), psize(), MADV_DONTNEED))
+			ksft_exit_fail_msg("a bad page stays: %s\n", strerror(errno));
+		pages[nr].version = 0;
+		check(nr, "poison");
+		unlock_pages(nr, 1);
+	}
+	pthread_mutex_unlock(&layout);
+	if (pfn)
+		put_back_in_service(pfn);
+}
+
+static void on_sigbus(int signal)
+{
+}
+
+static unsigned int nr_nodes(void)
+{
+	return access("/sys/devices/system/node/node1", F_OK) ? 1 : 2;
+}
+
+static void act_migrate(struct actor *actor)
+{
+	unsigned int node = draw(actor, nr_nodes());
+	size_t count, first = draw_run(actor, 64, &count);
+	unsigned long from = 3, to = 1UL << node;
+	int nodes[64], status[64];
+	void *addresses[64];
+
+	switch (draw(actor, 8)) {
+	case 0:
+		actor->done += !syscall(__NR_migrate_pages, 0, 64UL, &from, &to);
+		break;
+	case 1:
+		pthread_mutex_lock(&layout);
+		first = first / PAGES * PAGES;
+		actor->done += !syscall(__NR_mbind, address(first), WINDOW, MPOL_PREFERRED, &to,
+					64UL, MPOL_MF_MOVE);
+		syscall(__NR_mbind, address(first), WINDOW, MPOL_DEFAULT, NULL, 0UL, 0);
+		pthread_mutex_unlock(&layout);
+		break;
+	default:
+		for (size_t i = 0; i < count; i++) {
+			addresses[i] = address(first + i);
+			nodes[i] = node;
+		}
+		actor->done += !syscall(__NR_move_pages, 0, count, addresses, nodes, status,
+					MPOL_MF_MOVE);
+		break;
+	}
+}
+
+static void act_swap_off(struct actor *actor)
+{
+	if (!*swap_device || swapoff(swap_device))
+		return;
+	actor->done++;
+	usleep(draw(actor, 20000));
+	swapon(swap_device, 0);
+}
+
+static bool copy_to_missing(int uffd, size_t nr, const char *from)
+{
+	struct uffdio_copy copy = {
+		.dst = (uintptr_t)address(nr),
+		.src = (uintptr_t)from,
+		.len = psize(),
+	};
+
+	return !ioctl(uffd, UFFDIO_COPY, &copy);
+}
+
+static bool move_aside_and_back(int uffd, size_t nr, char *aside)
+{
+	if (!move_page(uffd, aside, address(nr)))
+		return false;
+	check_at(aside, nr, "moved aside");
+	/* It does not move if it is shared by now, or pinned, or on its way elsewhere. */
+	while (!move_page(uffd, address(nr), aside) && !copy_to_missing(uffd, nr, aside))
+		sched_yield();
+	return true;
+}
+
+static void fill_missing(int uffd, size_t nr, char *from)
+{
+	unsigned int version = next_version(nr);
+
+	for (size_t i = 0; i < WORDS; i++)
+		((uint64_t *)from)[i] = word(nr, version, i);
+	if (copy_to_missing(uffd, nr, from)) {
+		pages[nr].version = version;
+		pages[nr].may_be_zero = false;
+		check(nr, "filled");
+	}
+}
+
+/*
+ * Watches a window for missing pages, for a moment: gives zeroes to those who look
+ * for one, fills some that nobody has looked for, and moves others aside and back.
+ */
+static void act_serve_missing(struct actor *actor)
+{
+	size_t first = draw(actor, NR_WINDOWS) * PAGES;
+	struct pollfd event = { .events = POLLIN };
+	struct uffd_msg msg;
+	char *aside;
+
+	pthread_mutex_lock(&layout);
+	aside = mmap(NULL, psize(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	event.fd = open_userfaultfd(0);
+	if (event.fd < 0 || uffd_register(event.fd, address(first), WINDOW, true, false, false))
+		goto out;
+	for (int i = 0; i < 8; i++) {
+		size_t nr = first + draw(actor, PAGES);
+
+		/* Not waited for: whoever has it locked may wait for us. */
+		if (!atomic_exchange(&pages[nr].locked, true)) {
+			madvise(aside, psize(), MADV_DONTNEED);
+			if (!pages[nr].version || pages[nr].may_be_zero)
+				fill_missing(event.fd, nr, aside);
+			else if (!uffd_register(event.fd, aside, psize(), true, false, false))
+				actor->done += move_aside_and_back(event.fd, nr, aside);
+			uffd_unregister(event.fd, aside, psize());
+			unlock_pages(nr, 1);
+		}
+		while (poll(&event, 1, 1) == 1 &&
+		       read(event.fd, &msg, sizeof(msg)) == sizeof(msg)) {
+			struct uffdio_zeropage zero = {
+				.range = { msg.arg.pagefault.address & ~(psize() - 1ULL), psize() },
+			};
+
+			if (ioctl(event.fd, UFFDIO_ZEROPAGE, &zero))
+				ioctl(event.fd, UFFDIO_WAKE, &zero.range);
+		}
+	}
+out:
+	/* That wakes who still waits. */
+	if (event.fd >= 0)
+		close(event.fd);
+	munmap(aside, psize());
+	pthread_mutex_unlock(&layout);
+}
+
+static void end_in_small_cgroup(void)
+{
+	char *mem = mmap(NULL, 16 * WINDOW, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			 0);
+
+	write_to(SMALL_CGROUP "/cgroup.procs", "0");
+	memset(mem, 1, 16 * WINDOW);
+}
+
+static void *collapse_until_gone(void *pidfd)
+{
+	struct iovec range = { mem, NR_WINDOWS * WINDOW };
+
+	do {
+		syscall(__NR_process_madvise, (int)(intptr_t)pidfd, &range, 1UL, MADV_COLLAPSE, 0U);
+	} while (errno != ESRCH);
+	return NULL;
+}
+
+/*
+ * A child that is collapsed is killed and reaped meanwhile, or dies for want of
+ * memory. What it shares with us stays.
+ */
+static void end_child(struct actor *actor, bool out_of_memory)
+{
+	pthread_t collapser;
+	pid_t child;
+	int pidfd;
+
+	/* So that the child finds no page that it may not write. */
+	pthread_mutex_lock(&layout);
+	child = fork();
+	pthread_mutex_unlock(&layout);
+	if (!child) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		memset(mem + draw(actor, NR_WINDOWS) * WINDOW, 1, WINDOW);
+		if (out_of_memory)
+			end_in_small_cgroup();
+		pause();
+		_exit(0);
+	}
+	if (child < 0)
+		return;
+	pidfd = syscall(__NR_pidfd_open, child, 0);
+	pthread_create(&collapser, NULL, collapse_until_gone, (void *)(intptr_t)pidfd);
+	if (!out_of_memory) {
+		usleep(draw(actor, 50000));
+		kill(child, SIGKILL);
+		actor->done += !syscall(__NR_process_mrelease, pidfd, 0);
+	}
+	waitpid(child, NULL, 0);
+	actor->done += out_of_memory;
+	pthread_join(collapser, NULL);
+	close(pidfd);
+}
+
+static void act_reap(struct actor *actor)
+{
+	end_child(actor, false);
+}
+
+static void act_run_out_of_memory(struct actor *actor)
+{
+	if (!access(SMALL_CGROUP "/memory.max", W_OK))
+		end_child(actor, true);
+}
+
 static void act_inspect(struct actor *actor)
 {
 	switch (draw(actor, 4)) {
@@ -572,6 +836,13 @@ static struct actor actors[] = {
 	{ "pin",		act_pin,		1, 5000 },
 	{ "fork",		act_fork,		1, 30000 },
 	{ "inspect",		act_inspect,		1, 50000 },
+	{ "soft_offline",	act_soft_offline,	1, 500000 },
+	{ "poison",		act_poison,		1, 500000 },
+	{ "migrate",		act_migrate,		1, 30000 },
+	{ "swap_off",		act_swap_off,		1, 2000000 },
+	{ "serve_missing",	act_serve_missing,	1, 20000 },
+	{ "reap",		act_reap,		1, 500000 },
+	{ "run_out_of_memory",	act_run_out_of_memory,	1, 3000000 },
 	{ "collapse",		act_collapse,		2, 60000 },
 };
 
@@ -590,30 +861,9 @@ static void *play(void *argument)
 	return NULL;
 }
 
-/* How much of the memory is present, and how many windows of it are huge. */
 static size_t count_category(uint64_t category)
 {
-	struct page_region regions[64];
-	struct pm_scan_arg scan = {
-		.size = sizeof(scan),
-		.start = (uintptr_t)mem,
-		.end = (uintptr_t)mem + NR_WINDOWS * WINDOW,
-		.vec = (uintptr_t)regions,
-		.vec_len = ARRAY_SIZE(regions),
-		.category_mask = category,
-		.return_mask = category,
-	};
-	int pagemap = open("/proc/self/pagemap", O_RDONLY), nr;
-	size_t count = 0;
-
-	do {
-		nr = ioctl(pagemap, PAGEMAP_SCAN, &scan);
-		for (int i = 0; i < nr; i++)
-			count += (regions[i].end - regions[i].start) / psize();
-		scan.start = scan.walk_end;
-	} while (nr > 0 && scan.start < scan.end);
-	close(pagemap);
-	return count;
+	return count_pages(mem, NR_WINDOWS * WINDOW, category);
 }
 
 FIXTURE(collapse_stress)
@@ -640,12 +890,22 @@ FIXTURE_SETUP(collapse_stress)
 	write_to(KSM "sleep_millisecs", "20");
 	write_to(KSM "pages_to_scan", "100");
 	write_to(KSM "run", "1");
+	if (!mkdir(SMALL_CGROUP, 0755)) {
+		write_to(SMALL_CGROUP "/memory.max", "16M");
+		write_to(SMALL_CGROUP "/memory.swap.max", "0");
+	}
+	find_swap(swap_device, sizeof(swap_device));
+	signal(SIGBUS, on_sigbus);
 }
 
 FIXTURE_TEARDOWN(collapse_stress)
 {
 	write_to(KSM "run", "2");
 	write_to(KSM "run", "0");
+	/* It may have been ended while it was off. */
+	if (*swap_device)
+		swapon(swap_device, 0);
+	rmdir(SMALL_CGROUP);
 	rmdir(CGROUP);
 	thp_restore_settings();
 }
@@ -711,7 +971,7 @@ static void run(struct __test_metadata *_metadata, unsigned int seed, unsigned i
 	for (int i = 0; i < nr; i++) {
 		ASSERT_EQ(pthread_join(threads[i], NULL), 0);
 		EXPECT_GT(cast[i].acts, 0);
-		TH_LOG("%-16s %8lu acts", cast[i].name, cast[i].acts);
+		TH_LOG("%-17s %8lu acts, %lu done", cast[i].name, cast[i].acts, cast[i].done);
 		if (cast[i].act == act_collapse)
 			EXPECT_GT(cast[i].done, 0);
 	}

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/swap.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "vm_util.h"
@@ -20,31 +21,74 @@
 #define WINDOW		((size_t)HPAGE_SIZE)
 #define PAGES		(WINDOW / psize())
 
+/* How many pages of a range pagemap knows as such: PAGE_IS_*. */
+static inline size_t count_pages(const char *start, size_t size, uint64_t category)
+{
+	struct page_region regions[64];
+	struct pm_scan_arg scan = {
+		.size = sizeof(scan),
+		.start = (uintptr_t)start,
+		.end = (uintptr_t)start + size,
+		.vec = (uintptr_t)regions,
+		.vec_len = ARRAY_SIZE(regions),
+		.category_mask = category,
+		.return_mask = category,
+	};
+	int pagemap = open("/proc/self/pagemap", O_RDONLY), nr;
+	size_t count = 0;
+
+	do {
+		nr = ioctl(pagemap, PAGEMAP_SCAN, &scan);
+		for (int i = 0; i < nr; i++)
+			count += (regions[i].end - regions[i].start) / psize();
+		scan.start = scan.walk_end;
+	} while (nr > 0 && scan.start < scan.end);
+	close(pagemap);
+	return count;
+}
+
 /* Mapped by a PMD: smaps would only tell of whole mappings. */
 static inline bool is_huge(const char *window)
 {
-	struct page_region region;
-	struct pm_scan_arg scan = {
-		.size = sizeof(scan),
-		.start = (uintptr_t)window,
-		.end = (uintptr_t)window + WINDOW,
-		.vec = (uintptr_t)&region,
-		.vec_len = 1,
-		.category_mask = PAGE_IS_HUGE,
-		.return_mask = PAGE_IS_HUGE,
-	};
-	int pagemap = open("/proc/self/pagemap", O_RDONLY);
-	int regions = ioctl(pagemap, PAGEMAP_SCAN, &scan);
+	return count_pages(window, WINDOW, PAGE_IS_HUGE) == PAGES;
+}
 
-	close(pagemap);
-	return regions == 1 && region.start == scan.start && region.end == scan.end;
+/* Has collapses stop after a pass, or go on again after "none". */
+#define COLLAPSE_HOLD	"/sys/kernel/debug/thp_collapse/hold"
+
+static inline void hold_after(const char *pass)
+{
+	write_file(COLLAPSE_HOLD, pass, strlen(pass) + 1);
+}
+
+/* Reading the file tells how many collapses are held. */
+static inline int nr_held(void)
+{
+	char buf[64] = "";
+	char *count;
+
+	read_file(COLLAPSE_HOLD, buf, sizeof(buf));
+	count = strchr(buf, ' ');
+	return count ? atoi(count) : 0;
+}
+
+#define WAIT_MS		20000
+
+static inline bool wait_nr_held(int nr)
+{
+	for (int i = 0; i < WAIT_MS; i++) {
+		if (nr_held() >= nr)
+			return true;
+		usleep(1000);
+	}
+	return false;
 }
 
 /* Returns -1 if there is none with these features. */
 static inline int open_userfaultfd(uint64_t features)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };
-	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
 	if (uffd >= 0 && ioctl(uffd, UFFDIO_API, &api)) {
 		close(uffd);
@@ -58,6 +102,71 @@ static inline unsigned long env_number(const char *name, unsigned long otherwise
 	const char *value = getenv(name);
 
 	return value ? strtoul(value, NULL, 0) : otherwise;
+}
+
+#define FAULTS		"/sys/kernel/debug/"
+
+/*
+ * Has the allocations fail that fail-nth of procfs counts: all, or only those of
+ * huge pages. Returns whether that can be had.
+ */
+static inline bool choose_faults(bool only_huge)
+{
+	if (access(FAULTS "fail_page_alloc", F_OK) || access(FAULTS "failslab", F_OK))
+		return false;
+	write_num(FAULTS "fail_page_alloc/min-order", only_huge ? 9 : 0);
+	write_num(FAULTS "fail_page_alloc/ignore-gfp-wait", 0);
+	write_num(FAULTS "fail_page_alloc/ignore-gfp-highmem", 0);
+	write_num(FAULTS "fail_page_alloc/verbose", 0);
+	write_num(FAULTS "failslab/cache-filter", only_huge);
+	write_num(FAULTS "failslab/ignore-gfp-wait", 0);
+	write_num(FAULTS "failslab/verbose", 0);
+	return true;
+}
+
+static inline void end_faults(void)
+{
+	write_num(FAULTS "fail_page_alloc/min-order", 1);
+	write_num(FAULTS "fail_page_alloc/ignore-gfp-wait", 1);
+	write_num(FAULTS "fail_page_alloc/ignore-gfp-highmem", 1);
+	write_num(FAULTS "failslab/cache-filter", 0);
+	write_num(FAULTS "failslab/ignore-gfp-wait", 1);
+}
+
+/* Gives back a page that was taken out of service, if this one was. */
+static inline void put_back_in_service(unsigned long pfn)
+{
+	int kpageflags = open("/proc/kpageflags", O_RDONLY);
+	uint64_t flags;
+
+	if (kpageflags >= 0 && !pageflags_get(pfn, kpageflags, &flags) && flags & KPF_HWPOISON)
+		unpoison_memory(pfn);
+	close(kpageflags);
+}
+
+/* The first device that is swapped to; none leaves it empty. */
+static inline void find_swap(char *device, size_t size)
+{
+	char line[256] = "";
+	FILE *swaps = fopen("/proc/swaps", "r");
+
+	device[0] = '\0';
+	if (swaps && fgets(line, sizeof(line), swaps) && fgets(line, sizeof(line), swaps))
+		snprintf(device, size, "%.*s", (int)strcspn(line, " \t"), line);
+	if (swaps)
+		fclose(swaps);
+}
+
+/* Moves a page to where there is none. */
+static inline bool move_page(int uffd, char *to, char *from)
+{
+	struct uffdio_move move = {
+		.dst = (uintptr_t)to,
+		.src = (uintptr_t)from,
+		.len = psize(),
+	};
+
+	return !ioctl(uffd, UFFDIO_MOVE, &move);
 }
 
 /* A line "name value" of a file. */
