@@ -18,17 +18,12 @@ use_tools || die "the toolchain is not set up: run 'make setup'"
 tree=$TREE out=$BUILD/selftests
 [[ $kernel != base-* ]] || tree=$BASE out=$BUILD/base-selftests
 binaries=$out/kselftest/mm
-mkdir -p "$out"
+build_selftests "$tree" "$out"
 
-say "building the mm selftests"
-{
-	kmake "$tree" "$out" headers &&
-		make -C "$tree/tools/testing/selftests" TARGETS=mm O="$out" CC=gcc LLVM= -j"$(nproc)"
-} >"$out/build.log" 2>&1 || die "building the selftests failed: $(grep -m5 -E 'error|\*\*\*' "$out/build.log"); all of it: $out/build.log"
 [ "$kernel" != build ] || exit 0
 
-# Ours and upstream's, each in a guest of its own, side by side. Those that this
-# tree has: the base lacks our own.
+# Ours and upstream's, each in a guest of its own, side by side: ours in one with two
+# nodes. Those that this tree has: the base lacks our own.
 rm -rf "$out/suites" "$BUILD/boot/$kernel-selftests"-*
 mkdir -p "$out/suites"
 while IFS=$'\t' read -r name limit command tries; do
@@ -39,8 +34,9 @@ done < <(grep -v '^#' "$ROOT/tests/suites")
 
 guests=()
 for suites in "$out"/suites/*; do
-	group=selftests-$(basename "$suites")
-	"$ROOT/scripts/boot.sh" -t 3000 -l "$group" "$kernel" \
+	group=selftests-$(basename "$suites") nodes=()
+	[[ $suites != */ours ]] || nodes=("${TWO_NODES[@]}")
+	"$ROOT/scripts/boot.sh" -t 3000 -l "$group" "${nodes[@]}" "$kernel" \
 		"bash '$ROOT/guest/selftests.sh' '$binaries' '$suites' '$BUILD/boot/$kernel-$group'" >&2 &
 	guests+=($!)
 done

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * On which node a huge page comes to lie, and that pages are not gathered from
+ * nodes too far apart. Needs two nodes; where CONFIG_THP_COLLAPSE_RUST_DEBUG lets
+ * the code be selected, that in C must come to the same results.
+ */
+#define _GNU_SOURCE
+#include "kselftest_harness.h"
+#include <errno.h>
+#include <linux/mempolicy.h>
+#include <linux/mman.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "collapse_util.h"
+#include "hugepage_settings.h"
+
+#define ENGINE		"/sys/kernel/debug/thp_collapse/engine"
+#define RECLAIM_MODE	"/proc/sys/vm/zone_reclaim_mode"
+/* As the kernel has it on x86. */
+#define RECLAIM_DISTANCE 30
+
+/* A batch of windows ends there. */
+#define PMD_TABLE	(512 * WINDOW)
+
+static const char * const engines[] = { "c", "rust" };
+
+FIXTURE(collapse_numa)
+{
+	/* Two windows, the last one of a PMD table and the first one of another. */
+	char *mem;
+	unsigned long reclaim_mode;
+	bool has_engines;
+	int result;
+};
+
+FIXTURE_SETUP(collapse_numa)
+{
+	char *area;
+
+	if (read_pmd_pagesize() != WINDOW)
+		SKIP(return, "huge pages are not of 2 MiB here");
+	if (access("/sys/devices/system/node/node1", F_OK))
+		SKIP(return, "there is only one node");
+	thp_save_settings();
+	thp_write_string("enabled", "never");
+	self->reclaim_mode = read_num(RECLAIM_MODE);
+	self->has_engines = !access(ENGINE, W_OK);
+	area = mmap(NULL, 2 * PMD_TABLE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(area, MAP_FAILED);
+	self->mem = (char *)(((uintptr_t)area + PMD_TABLE) & ~(PMD_TABLE - 1)) - WINDOW;
+}
+
+FIXTURE_TEARDOWN(collapse_numa)
+{
+	if (!self->mem)
+		return;
+	if (self->has_engines) {
+		write_file(ENGINE, "rust", sizeof("rust"));
+		hold_after("none");
+	}
+	write_num(RECLAIM_MODE, self->reclaim_mode);
+	thp_restore_settings();
+}
+
+static void remap(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_numa) * self)
+{
+	ASSERT_EQ(mmap(self->mem, 2 * WINDOW, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
+}
+
+/* Pages that a node has to give. */
+static void write_on(struct __test_metadata *_metadata, unsigned int node, char *start,
+		     size_t pages)
+{
+	unsigned long mask = 1UL << node;
+
+	ASSERT_EQ(syscall(__NR_set_mempolicy, MPOL_BIND, &mask, 64UL), 0);
+	for (size_t i = 0; i < pages; i++)
+		start[i * psize()] = 1 + i % 100;
+	ASSERT_EQ(syscall(__NR_set_mempolicy, MPOL_DEFAULT, NULL, 0UL), 0);
+}
+
+static int node_of(const char *addr)
+{
+	int node = -1;
+
+	syscall(__NR_get_mempolicy, &node, NULL, 0UL, addr, MPOL_F_NODE | MPOL_F_ADDR);
+	return node;
+}
+
+/* Asks again when a page was in use in passing. */
+static int collapse(char *start, size_t len)
+{
+	int err = EAGAIN;
+
+	for (int tries = 0; err == EAGAIN && tries < 5; tries++)
+		err = madvise(start, len, MADV_COLLAPSE) ? errno : 0;
+	return err;
+}
+
+TEST_F(collapse_numa, where_most_pages_are)
+{
+	static const size_t on_second[] = { 0, 1, 255, 256, 257, 400, 511, 512 };
+
+	write_num(RECLAIM_MODE, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(on_second); i++) {
+		for (size_t j = 0; j < (self->has_engines ? ARRAY_SIZE(engines) : 1); j++) {
+			size_t nr = on_second[i];
+
+			if (self->has_engines)
+				write_file(ENGINE, engines[j], strlen(engines[j]) + 1);
+			remap(_metadata, self);
+			write_on(_metadata, 1, self->mem, nr);
+			write_on(_metadata, 0, self->mem + nr * psize(), PAGES - nr);
+			EXPECT_EQ(collapse(self->mem, WINDOW), 0);
+			EXPECT_TRUE(is_huge(self->mem));
+			/* Of two that are as good it is the first. */
+			EXPECT_EQ(node_of(self->mem), nr > PAGES / 2) {
+				TH_LOG("%zu pages on node 1, by %s", nr,
+				       self->has_engines ? engines[j] : "the kernel");
+			}
+		}
+	}
+}
+
+static int distance_of_nodes(void)
+{
+	int near = 0, far = 0;
+	FILE *file = fopen("/sys/devices/system/node/node0/distance", "r");
+
+	if (file) {
+		if (fscanf(file, "%d %d", &near, &far) != 2)
+			far = 0;
+		fclose(file);
+	}
+	return far;
+}
+
+TEST_F(collapse_numa, nodes_too_far_apart)
+{
+	if (distance_of_nodes() <= RECLAIM_DISTANCE)
+		SKIP(return, "the nodes are near each other");
+	for (size_t i = 0; i < (self->has_engines ? ARRAY_SIZE(engines) : 1); i++) {
+		if (self->has_engines)
+			write_file(ENGINE, engines[i], strlen(engines[i]) + 1);
+		remap(_metadata, self);
+		write_on(_metadata, 0, self->mem, PAGES - 1);
+		write_on(_metadata, 1, self->mem + (PAGES - 1) * psize(), 1);
+		write_on(_metadata, 1, self->mem + WINDOW, PAGES);
+		write_num(RECLAIM_MODE, 1);
+		EXPECT_EQ(collapse(self->mem, WINDOW), EINVAL);
+		EXPECT_FALSE(is_huge(self->mem));
+		EXPECT_EQ(collapse(self->mem + WINDOW, WINDOW), 0);
+		/* Who does not mind the distance does not look at it. */
+		write_num(RECLAIM_MODE, 0);
+		EXPECT_EQ(collapse(self->mem, WINDOW), 0);
+		EXPECT_TRUE(is_huge(self->mem));
+	}
+}
+
+static void *collapse_both(void *argument)
+{
+	FIXTURE_DATA(collapse_numa) * self = argument;
+
+	self->result = madvise(self->mem, 2 * WINDOW, MADV_COLLAPSE) ? errno : 0;
+	return NULL;
+}
+
+/* And lets the second huge page fail that this takes. */
+static void *collapse_both_failing(void *self)
+{
+	write_num("/proc/thread-self/fail-nth", 2);
+	collapse_both(self);
+	write_num("/proc/thread-self/fail-nth", 0);
+	return NULL;
+}
+
+/* The first window is refused when it has got its huge page, which is left over. */
+static int huge_pages_for_both(struct __test_metadata *_metadata,
+			       FIXTURE_DATA(collapse_numa) * self, unsigned int second,
+			       void *(*function)(void *))
+{
+	long before = read_field("/proc/vmstat", "thp_collapse_alloc");
+	pthread_t collapser;
+
+	remap(_metadata, self);
+	write_on(_metadata, 0, self->mem, PAGES);
+	write_on(_metadata, second, self->mem + WINDOW, PAGES);
+	hold_after("provide");
+	ASSERT_EQ(pthread_create(&collapser, NULL, function, self), 0);
+	EXPECT_TRUE(wait_nr_held(1));
+	EXPECT_EQ(madvise(self->mem, WINDOW, MADV_DONTNEED), 0);
+	hold_after("none");
+	ASSERT_EQ(pthread_join(collapser, NULL), 0);
+	EXPECT_EQ(self->result, EINVAL);
+	EXPECT_FALSE(is_huge(self->mem));
+	EXPECT_TRUE(is_huge(self->mem + WINDOW));
+	return read_field("/proc/vmstat", "thp_collapse_alloc") - before;
+}
+
+TEST_F(collapse_numa, left_over_huge_page)
+{
+	if (!self->has_engines)
+		SKIP(return, "no " COLLAPSE_HOLD);
+	write_num(RECLAIM_MODE, 0);
+	/* It serves the next window, if that lies there too. */
+	EXPECT_EQ(huge_pages_for_both(_metadata, self, 0, collapse_both), 1);
+	EXPECT_EQ(node_of(self->mem + WINDOW), 0);
+	EXPECT_EQ(huge_pages_for_both(_metadata, self, 1, collapse_both), 2);
+	EXPECT_EQ(node_of(self->mem + WINDOW), 1);
+	/* Or if there is no other. */
+	if (!choose_faults(true))
+		SKIP(return, "faults cannot be injected");
+	EXPECT_EQ(huge_pages_for_both(_metadata, self, 1, collapse_both_failing), 1);
+	EXPECT_EQ(node_of(self->mem + WINDOW), 0);
+	end_faults();
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Collapse of much at once: a range of 8 GiB, ten thousand windows in a thousand
+ * mappings, many threads that want the same, many processes. And how much memory
+ * a request takes, at most. That nothing is busy for too long, the kernel says.
+ */
+#define _GNU_SOURCE
+#include "kselftest_harness.h"
+#include <errno.h>
+#include <linux/mman.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "collapse_util.h"
+#include "hugepage_settings.h"
+
+/*
+ * What a request has at a time, at most: so many huge pages, each with a page table
+ * and a buffer. See Documentation/mm/collapse.rst.
+ */
+#define BATCH		16
+#define BATCH_BYTES	(BATCH * (WINDOW + psize() + 4 * psize()))
+
+FIXTURE(collapse_scale)
+{
+	long allocated;
+};
+
+FIXTURE_SETUP(collapse_scale)
+{
+	if (read_pmd_pagesize() != WINDOW)
+		SKIP(return, "huge pages are not of 2 MiB here");
+	thp_save_settings();
+	thp_write_string("enabled", "never");
+	self->allocated = read_field("/proc/vmstat", "thp_collapse_alloc");
+}
+
+FIXTURE_TEARDOWN(collapse_scale)
+{
+	if (!access(COLLAPSE_HOLD, W_OK))
+		hold_after("none");
+	thp_restore_settings();
+}
+
+/* Much more than there is memory for, of which little will be used. */
+static char *map_windows(size_t windows)
+{
+	char *area = mmap(NULL, (windows + 1) * WINDOW, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return area == MAP_FAILED ? NULL : (char *)(((uintptr_t)area + WINDOW - 1) & ~(WINDOW - 1));
+}
+
+static unsigned char mark(const char *page)
+{
+	return 1 + (uintptr_t)page / psize() % 251;
+}
+
+static void write_pages(char *window, size_t stride)
+{
+	for (size_t i = 0; i < PAGES; i += stride)
+		memset(window + i * psize(), mark(window + i * psize()), psize());
+}
+
+static bool window_intact(const char *window, size_t stride)
+{
+	for (size_t i = 0; i < PAGES; i++) {
+		const char *page = window + i * psize();
+
+		for (size_t j = 0; j < psize(); j += psize() / 8)
+			if ((unsigned char)page[j] != (i % stride ? 0 : mark(page)))
+				return false;
+	}
+	return true;
+}
+
+TEST_F_TIMEOUT(collapse_scale, sparse_8gib, 300)
+{
+	const size_t windows = 4096, stride = 64;
+	char *mem = map_windows(windows);
+
+	ASSERT_NE(mem, NULL);
+	for (size_t i = 0; i < windows; i += stride)
+		write_pages(mem + i * WINDOW, PAGES);
+	EXPECT_EQ(madvise(mem, windows * WINDOW, MADV_COLLAPSE), -1);
+	EXPECT_EQ(errno, EINVAL);
+	for (size_t i = 0; i < windows; i += stride) {
+		EXPECT_TRUE(is_huge(mem + i * WINDOW));
+		EXPECT_TRUE(window_intact(mem + i * WINDOW, PAGES));
+	}
+	/* Where there is nothing, nothing was allocated. */
+	EXPECT_EQ(read_field("/proc/vmstat", "thp_collapse_alloc") - self->allocated,
+		  windows / stride);
+	EXPECT_EQ(count_pages(mem, windows * WINDOW, PAGE_IS_PRESENT), windows / stride * PAGES);
+}
+
+/*
+ * There is no memory for so many huge pages. Where userfaultfd watches, windows with
+ * holes are refused, which leaves those that are dense.
+ */
+TEST_F_TIMEOUT(collapse_scale, windows_10000_in_1000_vmas, 300)
+{
+	const size_t vmas = 1000, per_vma = 10, windows = vmas * per_vma, stride = 250;
+	char *mem = map_windows(windows);
+	int uffd = open_userfaultfd(0);
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd");
+	ASSERT_NE(mem, NULL);
+	for (size_t i = 0; i < vmas; i += 2)
+		ASSERT_EQ(madvise(mem + i * per_vma * WINDOW, per_vma * WINDOW, MADV_DONTDUMP), 0);
+	for (size_t i = 0; i < windows; i++)
+		write_pages(mem + i * WINDOW, i % stride ? PAGES : 1);
+	ASSERT_EQ(uffd_register(uffd, mem, windows * WINDOW, true, false, false), 0);
+	EXPECT_EQ(madvise(mem, windows * WINDOW, MADV_COLLAPSE), -1);
+	EXPECT_EQ(errno, EBUSY);
+	EXPECT_EQ(count_pages(mem, windows * WINDOW, PAGE_IS_HUGE), windows / stride * PAGES);
+	for (size_t i = 0; i < windows; i++) {
+		ASSERT_EQ((unsigned char)mem[i * WINDOW], mark(mem + i * WINDOW));
+		if (i % stride == 0)
+			ASSERT_TRUE(window_intact(mem + i * WINDOW, 1));
+	}
+	EXPECT_EQ(read_field("/proc/vmstat", "thp_collapse_alloc") - self->allocated,
+		  windows / stride);
+	close(uffd);
+}
+
+#define NR_THREADS	64
+#define SHARED_WINDOWS	8
+
+static struct crowd {
+	char *mem;
+	pthread_barrier_t barrier;
+	atomic_int unexpected;
+} crowd;
+
+static void *join_crowd(void *unused)
+{
+	pthread_barrier_wait(&crowd.barrier);
+	if (madvise(crowd.mem, SHARED_WINDOWS * WINDOW, MADV_COLLAPSE) &&
+	    /* Somebody else has the pages, or all the memory. */
+	    errno != EAGAIN && errno != ENOMEM)
+		crowd.unexpected = errno;
+	return NULL;
+}
+
+TEST_F_TIMEOUT(collapse_scale, threads_64_on_one_range, 300)
+{
+	pthread_t threads[NR_THREADS];
+	long free_before, lost;
+
+	crowd.mem = map_windows(SHARED_WINDOWS);
+	ASSERT_NE(crowd.mem, NULL);
+	ASSERT_EQ(pthread_barrier_init(&crowd.barrier, NULL, NR_THREADS), 0);
+	free_before = read_field("/proc/meminfo", "MemFree");
+	for (int round = 0; round < 3; round++) {
+		for (size_t i = 0; i < SHARED_WINDOWS; i++)
+			write_pages(crowd.mem + i * WINDOW, 2);
+		for (size_t i = 0; i < NR_THREADS; i++)
+			ASSERT_EQ(pthread_create(&threads[i], NULL, join_crowd, NULL), 0);
+		for (size_t i = 0; i < NR_THREADS; i++)
+			ASSERT_EQ(pthread_join(threads[i], NULL), 0);
+		EXPECT_EQ(crowd.unexpected, 0);
+		for (size_t i = 0; i < SHARED_WINDOWS; i++) {
+			EXPECT_TRUE(is_huge(crowd.mem + i * WINDOW));
+			EXPECT_TRUE(window_intact(crowd.mem + i * WINDOW, 2));
+		}
+		ASSERT_EQ(madvise(crowd.mem, SHARED_WINDOWS * WINDOW, MADV_DONTNEED), 0);
+	}
+	/* What nobody used is given back: else it would be up to 3 GiB. */
+	lost = free_before - read_field("/proc/meminfo", "MemFree");
+	EXPECT_LT(lost, 256 * 1024);
+}
+
+#define NR_PROCESSES	200
+
+static int collapse_for_oneself(char *mem)
+{
+	write_pages(mem, 64);
+	write_pages(mem + WINDOW, 64);
+	for (int tries = 0; tries < 100 && madvise(mem, 2 * WINDOW, MADV_COLLAPSE); tries++) {
+		if (errno != EAGAIN && errno != ENOMEM)
+			return 1;
+		usleep(10000);
+	}
+	return is_huge(mem) && is_huge(mem + WINDOW) && window_intact(mem, 64) &&
+	       window_intact(mem + WINDOW, 64) ? 0 : 2;
+}
+
+TEST_F_TIMEOUT(collapse_scale, processes_200, 300)
+{
+	char *mem = map_windows(2);
+	int go[2], status;
+	char c;
+
+	ASSERT_NE(mem, NULL);
+	ASSERT_EQ(pipe(go), 0);
+	for (int i = 0; i < NR_PROCESSES; i++) {
+		pid_t child = fork();
+
+		ASSERT_GE(child, 0);
+		if (!child) {
+			close(go[1]);
+			/* Until nobody can write to it any more. */
+			if (read(go[0], &c, 1))
+				_exit(3);
+			_exit(collapse_for_oneself(mem));
+		}
+	}
+	close(go[1]);
+	for (int i = 0; i < NR_PROCESSES; i++) {
+		ASSERT_GT(wait(&status), 0);
+		EXPECT_EQ(status, 0);
+	}
+	close(go[0]);
+	EXPECT_GE(read_field("/proc/vmstat", "thp_collapse_alloc") - self->allocated,
+		  2 * NR_PROCESSES);
+}
+
+/* Several batches. */
+#define NR_BATCHES	4
+
+static void *collapse_batches(void *mem)
+{
+	madvise(mem, NR_BATCHES * BATCH * WINDOW, MADV_COLLAPSE);
+	return NULL;
+}
+
+/*
+ * A range of several batches, stopped when the first one has all it needs. Nothing
+ * is mapped by then, so what is gone is what the request has. As it turns out not
+ * to need it, it has that for the next batch.
+ */
+TEST_F_TIMEOUT(collapse_scale, memory_of_a_request, 120)
+{
+	const size_t windows = NR_BATCHES * BATCH;
+	char *mem = map_windows(windows);
+	long free_before, taken;
+	pthread_t collapser;
+
+	if (access(COLLAPSE_HOLD, W_OK))
+		SKIP(return, "no " COLLAPSE_HOLD);
+	ASSERT_NE(mem, NULL);
+	for (size_t i = 0; i < windows; i++)
+		write_pages(mem + i * WINDOW, PAGES / 4);
+	hold_after("provide");
+	free_before = read_field("/proc/meminfo", "MemFree");
+	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_batches, mem), 0);
+	EXPECT_TRUE(wait_nr_held(1));
+	taken = free_before - read_field("/proc/meminfo", "MemFree");
+	TH_LOG("%ld KiB less are free", taken);
+	EXPECT_EQ(read_field("/proc/vmstat", "thp_collapse_alloc") - self->allocated, BATCH);
+	/* Others may have taken some, too. */
+	EXPECT_LE(taken, (long)(BATCH_BYTES / 1024 + 8 * 1024));
+	EXPECT_EQ(madvise(mem, BATCH * WINDOW, MADV_DONTNEED), 0);
+	hold_after("none");
+	ASSERT_EQ(pthread_join(collapser, NULL), 0);
+	EXPECT_EQ(count_pages(mem, windows * WINDOW, PAGE_IS_HUGE), (windows - BATCH) * PAGES);
+	for (size_t i = BATCH; i < windows; i++)
+		EXPECT_TRUE(window_intact(mem + i * WINDOW, PAGES / 4));
+	EXPECT_EQ(read_field("/proc/vmstat", "thp_collapse_alloc") - self->allocated,
+		  windows - BATCH);
+}
+
+TEST_HARNESS_MAIN
