@@ -5,10 +5,11 @@
 #
 # KERNEL_SRC=path   a kernel tree or tarball of your own instead of the pinned one
 # PATCH=name        for 'make refresh': the patch that takes edits of other files
+# HOURS=n           for 'make soak'; with COLLAPSE_SEED=n it repeats a round
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tree kernel run test shell check series series-check bisect refresh baseline clean
-export KERNEL_SRC
+.PHONY: help setup tree kernel run test soak shell check series series-check bisect refresh baseline clean
+export KERNEL_SRC COLLAPSE_SEED
 
 help: ## what can be done here
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ run: setup ## demonstration: collapse a redis-server's heap in a guest
 
 test: setup ## everything that is tested; ends with a line of totals
 	@scripts/test.sh
+
+soak: setup ## random tests for as long as you like: HOURS=8, or 0.5
+	@scripts/soak.sh "$(HOURS)"
 
 shell: setup ## a shell in a guest that runs the release kernel
 	@scripts/demo.sh shell

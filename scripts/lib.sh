@@ -95,18 +95,6 @@ kmake() {
 		"$@"
 }
 
-# Builds the mm selftests of a tree; the binaries are in OUT/kselftest/mm.
-# build_selftests TREE OUT
-build_selftests() {
-	mkdir -p "$2"
-	say "building the mm selftests"
-	{
-		kmake "$1" "$2" headers &&
-			make -C "$1/tools/testing/selftests" TARGETS=mm O="$2" CC=gcc LLVM= -j"$(nproc)"
-	} >"$2/build.log" 2>&1 ||
-		die "building the selftests failed: $(grep -m5 -E 'error|\*\*\*' "$2/build.log"); all of it: $2/build.log"
-}
-
 # For boot.sh: memory on two nodes, too far apart for a kernel that minds.
 TWO_NODES=(-q "-object memory-backend-ram,id=near,size=1536M -object memory-backend-ram,id=far,size=1536M"
 	-q "-numa node,memdev=near,cpus=0-1 -numa node,memdev=far -numa dist,src=0,dst=1,val=40")

@@ -18,8 +18,13 @@ use_tools || die "the toolchain is not set up: run 'make setup'"
 tree=$TREE out=$BUILD/selftests
 [[ $kernel != base-* ]] || tree=$BASE out=$BUILD/base-selftests
 binaries=$out/kselftest/mm
-build_selftests "$tree" "$out"
+mkdir -p "$out"
 
+say "building the mm selftests"
+{
+	kmake "$tree" "$out" headers &&
+		make -C "$tree/tools/testing/selftests" TARGETS=mm O="$out" CC=gcc LLVM= -j"$(nproc)"
+} >"$out/build.log" 2>&1 || die "building the selftests failed: $(grep -m5 -E 'error|\*\*\*' "$out/build.log"); all of it: $out/build.log"
 [ "$kernel" != build ] || exit 0
 
 # Ours and upstream's, each in a guest of its own, side by side: ours in one with two

@@ -111,6 +111,14 @@ status_comes_back() {
 	[ $status -eq 7 ] && [ "$output" = $'out\nerr' ]
 }
 
+# Nor may a soak go unsaid that never began.
+hours_refused() {
+	local hours
+	for hours in '' 0 0.0 -1 1h 1,5 1e3 .; do
+		! "$ROOT/scripts/soak.sh" "$hours" 2>/dev/null || { echo "HOURS=$hours is not refused" >&2 && return 1; }
+	done
+}
+
 suite "style and lint" "$ROOT/scripts/check.sh"
 step "tests of the overlay and of reading results" python3 -B "$ROOT/tests/test_overlay.py"
 if unshare --mount --net true 2>/dev/null; then
@@ -129,6 +137,7 @@ step "runner: output and exit status come back" status_comes_back
 step "runner: a hanging guest fails" fails_as "had not ended" -t 25 release "sleep 1000"
 step "runner: a dying guest fails" fails_as "Kernel panic\|died" release "echo c >/proc/sysrq-trigger"
 step "runner: a kernel splat fails" fails_as "complained" release "echo 'WARNING: made by a test' >/dev/kmsg"
+step "soak: what is no number of hours is refused" hours_refused
 step "runner: a guest without its leak detector fails" fails_as "leaked memory\|complained" -a kmemleak=off debug true
 suite "KUnit" kunit
 step "the crate announces itself at boot" announces
