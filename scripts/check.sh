@@ -60,6 +60,15 @@ series_mails() {
 	checkpatch "${mails[@]:1}"
 }
 
+# The pages themselves are not at hand: what the patch shows of them is formatted.
+man_pages() {
+	local warnings
+	git apply --numstat man-pages/*.patch || return
+	warnings=$({ printf '.TH PAGE 2 1970-01-01 X\n.SH NAME\n' && sed -n -e '/^+++ /d' -e '/^@@/,$s/^[ +]//p' man-pages/*.patch; } |
+		groff -man -Tutf8 -ww -z 2>&1) || return
+	printf '%s' "$warnings" && [ -z "$warnings" ]
+}
+
 export -f checkpatch
 export BASE
 
@@ -135,6 +144,7 @@ check "no guard is made to be dropped" lazy_guards
 check "no allocation from isolation to release" nothing_allocated
 check rustfmt formatted
 check "checkpatch --strict" patches_and_files
+check "man-pages: well-formed, no warning" man_pages
 check "series: formats, applies, checkpatch --strict" series_mails
 check "get_maintainer.pl names somebody for each new file" maintainers
 check "constants of thp-collapse are those of the headers" uapi_constants

@@ -12,7 +12,8 @@ lock_cache
 PACKAGES="clang-$LLVM_MAJOR lld-$LLVM_MAJOR llvm-$LLVM_MAJOR libclang-$LLVM_MAJOR-dev
 	make gcc libc6-dev flex bison bc perl patch git rsync cpio kmod lz4 xz-utils zstd
 	libelf-dev libssl-dev libcap-dev libnuma-dev liburing-dev
-	ca-certificates iproute2 e2fsprogs ccache shellcheck sparse python3-venv qemu-system-x86 redis-tools"
+	ca-certificates iproute2 e2fsprogs ccache shellcheck sparse python3-venv
+	qemu-system-x86 redis-tools stress-ng python3-sphinx python3-yaml groff-base"
 RUST_PACKAGES="rustc-web cargo-web rust-web-src rust-web-clippy rustfmt-web"
 
 check_machine() {
@@ -72,7 +73,7 @@ setup_rust() {
 
 setup_python() {
 	cmp -s "$CACHE/venv/pins" - <<<"$PYTHON_WHEELS" && return 0
-	say "making the Python environment (virtme-ng, ruff)"
+	say "making the Python environment (virtme-ng, damo, ruff)"
 	rm -rf "$CACHE/venv"
 	python3 -m venv "$CACHE/venv"
 	echo "$PYTHON_WHEELS" >"$CACHE/venv/requirements.txt"
