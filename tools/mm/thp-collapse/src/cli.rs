@@ -73,7 +73,7 @@ pub enum Command {
         #[arg(long = "pid", value_name = "PID")]
         pids: Vec<i32>,
         /// All processes of this command name
-        #[arg(long = "command", value_name = "NAME")]
+        #[arg(long = "command", value_name = "NAME", value_parser = parse_command)]
         names: Vec<String>,
         /// All processes of this cgroup (v2) and the ones below it
         #[arg(long = "cgroup", value_name = "PATH", value_parser = parse_cgroup)]
@@ -142,6 +142,11 @@ fn parse_ms(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "give a number of milliseconds above 0".into())
 }
 
+/// A command name as the kernel keeps it: 15 bytes.
+fn parse_command(text: &str) -> Result<String, String> {
+    Ok(text.get(..15).unwrap_or(text).into())
+}
+
 /// A cgroup as /proc/PID/cgroup names it.
 fn parse_cgroup(text: &str) -> Result<String, String> {
     let path = text.strip_prefix("/sys/fs/cgroup").unwrap_or(text);
@@ -180,6 +185,15 @@ mod tests {
         assert!(!parses("thp-collapse watch"));
         assert!(!parses("thp-collapse watch --pid 1 --budget 0"));
         assert!(parses("thp-collapse watch --pid 1 --command x --cgroup /y"));
+    }
+
+    #[test]
+    fn commands_are_named_as_in_proc() {
+        assert_eq!(parse_command("redis").as_deref(), Ok("redis"));
+        assert_eq!(
+            parse_command("systemd-journald").as_deref(),
+            Ok("systemd-journal")
+        );
     }
 
     #[test]

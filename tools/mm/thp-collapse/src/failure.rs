@@ -36,7 +36,7 @@ impl From<Verdict> for ExitCode {
 /// Why nothing can be done at all.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Failure {
-    #[error("there is no process {0}")]
+    #[error("there is no process {0} with memory of its own")]
     NoProcess(i32),
     #[error(
         "this kernel has no MADV_COLLAPSE for process_madvise(2): Linux has it from 6.1 on, where \
@@ -49,6 +49,10 @@ pub enum Failure {
     MayNotRead(i32, &'static str),
     #[error("collapsing memory of process {0} takes {1}")]
     MayNotCollapse(i32, &'static str),
+    #[error(
+        "--engine takes the right to use tracefs: CAP_DAC_OVERRIDE, unless this user was given it"
+    )]
+    MayNotTrace,
     #[error("{0}: {1}")]
     System(&'static str, Errno),
     #[error("self-test: {0}")]
@@ -59,7 +63,7 @@ impl Failure {
     /// The exit status that goes with it.
     pub fn verdict(&self) -> Verdict {
         match self {
-            Self::MayNotRead(..) | Self::MayNotCollapse(..) => Verdict::Refused,
+            Self::MayNotRead(..) | Self::MayNotCollapse(..) | Self::MayNotTrace => Verdict::Refused,
             _ => Verdict::Error,
         }
     }

@@ -265,12 +265,15 @@ impl Kernel for Linux {
         let Ok(all) = procfs::process::all_processes() else {
             return Vec::new();
         };
-        // One that exits meanwhile has no name any more, and is not listed.
+        // One that exits meanwhile has no name any more, and is not listed. Nor are those without
+        // memory: zombies, and the kernel's own.
         all.flatten()
             .filter_map(|process| {
+                let stat = process.stat().ok().filter(|stat| stat.vsize > 0)?;
+
                 Some(Listed {
                     pid: process.pid,
-                    name: process.stat().ok()?.comm,
+                    name: stat.comm,
                     cgroup: process
                         .cgroups()
                         .ok()

@@ -209,13 +209,16 @@ fn collapse_one(
         true => Box::new(Silent),
         false => output::progress(),
     };
-    let trace = match engine {
-        true => Some(Trace::begin().map_err(|err| {
-            let errno = Errno::from_io_error(&err).unwrap_or(Errno::IO);
-            Failure::System("cannot trace which engine serves", errno)
-        })?),
-        false => None,
-    };
+    let trace =
+        match engine {
+            true => Some(Trace::begin().map_err(|err| {
+                match Errno::from_io_error(&err).unwrap_or(Errno::IO) {
+                    Errno::ACCESS | Errno::PERM => Failure::MayNotTrace,
+                    errno => Failure::System("cannot trace which engine serves", errno),
+                }
+            })?),
+            false => None,
+        };
     let mut report = collapse::collapse(kernel, pid, &process, aim, &stop, progress.as_mut())?;
     let intact = memory.map(selftest::Memory::is_intact);
 
@@ -231,6 +234,10 @@ fn collapse_one(
     }
     match intact {
         Some(false) => Err(Failure::SelfTest("the memory has changed")),
+        Some(true) if !json => {
+            put("the memory is intact\n")?;
+            Ok(report.verdict)
+        }
         _ => Ok(report.verdict),
     }
 }

@@ -80,6 +80,7 @@ pub fn table(mappings: &[Mapping], window: u64, total: Coverage) -> String {
         small.len(),
         size(small.iter().map(|mapping| mapping.resident).sum())
     );
+    out += "not ELIGIBLE: for page faults and khugepaged; collapse leaves out \"opt-out\" only\n";
     out + &coverage("all of it", &total)
 }
 
@@ -168,6 +169,9 @@ pub fn report(report: &Report) -> String {
         Ended::Budget => "the time was used up\n",
         Ended::NoMemory => "ended early: there is no memory for more huge pages\n",
         Ended::Interrupted => "interrupted\n",
+        Ended::Exited if report.before.resident == 0 => {
+            "the process has no memory: it has exited, or is one of the kernel's own\n"
+        }
         Ended::Exited => "the process has exited\n",
     };
     out

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the tests in a guest share: a process to work on, thp-collapse, and lines of results.
+
+The program's path is the first argument of whoever imports this.
+"""
+
+import contextlib
+import json
+import pathlib
+import subprocess
+import sys
+import traceback
+
+PROGRAM = sys.argv[1]
+MIB = 1 << 20
+WINDOW = 2 * MIB
+SUCCESS, ERROR, PARTIAL, REFUSED = 0, 1, 3, 4
+THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage")
+TRACING = pathlib.Path("/sys/kernel/tracing")
+# Only the engine in Rust has this event.
+RUST = TRACING / "events/huge_memory/mm_collapse_batch"
+
+
+def run(*args, prefix=()):
+    """Runs the program; its exit status, output and errors."""
+    done = subprocess.run([*prefix, PROGRAM, *map(str, args)], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def run_json(*args, prefix=()):
+    """Runs the program with --json; its exit status and the one document that it prints."""
+    status, output, errors = run("--json", *args, prefix=prefix)
+    assert errors == "", errors
+    assert output.count("\n") == 1, output
+    return status, json.loads(output)
+
+
+def equal(found, expected):
+    assert found == expected, f"{found!r}, expected {expected!r}"
+
+
+@contextlib.contextmanager
+def process(source, *args, prefix=(), cgroup=None):
+    """A process that runs a Python program, and its first line of output."""
+    command = [*prefix, "python3", "-c", source, *map(str, args)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            line = child.stdout.readline().strip()
+            assert line, "it printed nothing"
+            if cgroup:
+                (cgroup / "cgroup.procs").write_text(str(child.pid))
+            yield child, line
+        finally:
+            child.kill()
+
+
+def main(label, tests):
+    """Runs what is called test_* of a module's names; a line "pass" or "fail" for each."""
+    failed = False
+    # Nobody else is to make huge pages: page faults and khugepaged do of what is advised only.
+    (THP / "enabled").write_text("madvise")
+    for name, test in list(tests.items()):
+        if not name.startswith("test_"):
+            continue
+        try:
+            test()
+            result = "pass"
+        except (AssertionError, LookupError, OSError, TypeError, ValueError, subprocess.SubprocessError):
+            traceback.print_exc()
+            failed, result = True, "fail"
+        print(f"{result} {label}: {name[5:].replace('_', ' ')}", flush=True)
+    sys.exit(failed)
