@@ -8,7 +8,7 @@
 # HOURS=n           for 'make soak'; with COLLAPSE_SEED=n it repeats a round
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tree kernel run test soak shell check series series-check bisect refresh baseline clean
+.PHONY: help setup tree kernel run test soak shell check docs series series-check bisect refresh baseline clean
 export KERNEL_SRC COLLAPSE_SEED
 
 help: ## what can be done here
@@ -38,6 +38,9 @@ shell: setup ## a shell in a guest that runs the release kernel
 
 check: tree ## rustfmt, clippy, checkpatch, shellcheck, ruff
 	@scripts/check.sh
+
+docs: tree ## build the documentation, without a warning about ours
+	@scripts/docs.sh
 
 series: setup ## write the patch series as mails
 	@scripts/tree.sh format

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# usage: agent.sh [build | test | lint]
+# usage: agent.sh [build | test | lint | doc]
 #
 # Builds the command-line agent as a static program (build, the default: prints
-# where it is), runs its unit tests, or lints it. Cargo.lock pins all it is made
-# of; once these crates are on the machine, no network is needed.
+# where it is), runs its unit tests, lints it, or builds its documentation.
+# Cargo.lock pins all it is made of; once these crates are on the machine, no
+# network is needed.
 #
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -44,5 +45,6 @@ test)
 	sed -n 's/^test \(.*\) \.\.\. ok$/pass thp-collapse: \1/p' "$log"
 	;;
 lint) run_cargo clippy --all-targets -- -D warnings ;;
-*) die "usage: agent.sh [build | test | lint]" ;;
+doc) RUSTDOCFLAGS='-D warnings' run_cargo doc --no-deps --document-private-items ;;
+*) die "usage: agent.sh [build | test | lint | doc]" ;;
 esac

@@ -87,10 +87,7 @@ fi
 lock_cache
 use_base
 use_tools || die "the toolchain is not set up: run 'make setup'"
-out=$BUILD/release
-command=$(sed -n 's/^savedcmd_[^ ]* := \(.*\) --out-dir .*/\1/p' "$out/mm/collapse/.collapse.o.cmd") ||
-	die "the release kernel is not built"
-[ -n "$command" ] || die "cannot tell how $out/mm/collapse/collapse.o is compiled"
+command=$(collapse_rustc)
 if [ $# -gt 0 ]; then
 	files=("${@/#/$cases/}")
 	files=("${files[@]/%/.rs}")
@@ -100,7 +97,7 @@ fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cd "$out"
+cd "$BUILD/release"
 export COMPILE_FAIL_WORK=$work COMPILE_FAIL_RUSTC=$command TREE
 printf '%s\0' "${files[@]}" |
 	xargs -0 -P "$(nproc)" -I{} env COMPILE_FAIL_CASE={} "$ROOT/scripts/compile_fail.sh" |

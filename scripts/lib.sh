@@ -85,6 +85,16 @@ rustc_fits() {
 		printf '%s\n%s\n' "$RUSTC_MIN" "$version" | sort -VC
 }
 
+# How the release kernel compiles mm/collapse, but for what and where to; to be run
+# in its output folder.
+collapse_rustc() {
+	local command
+	command=$(sed -n 's/^savedcmd_[^ ]* := \(.*\) --out-dir .*/\1/p' "$BUILD/release/mm/collapse/.collapse.o.cmd") ||
+		die "the release kernel is not built"
+	[ -n "$command" ] || die "cannot tell how $BUILD/release/mm/collapse/collapse.o is compiled"
+	printf '%s\n' "$command"
+}
+
 # kmake TREE OUT ARGS...: the kernel's make, the same for everything we build.
 # Fixed build identity: the same source gives the same object code.
 kmake() {
