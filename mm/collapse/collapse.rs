@@ -11,7 +11,7 @@
 //! > cache explain. Then nobody can write it, and copying it takes no lock.
 //!
 //! A thread that touches such a page waits for its folio lock, as it does in page migration. Every
-//! other fault, every mmap() and munmap() goes on.
+//! other fault goes on. mmap() and munmap() wait for a read lock, which is given up for them.
 //!
 //! Windows pass in *batches* through these, each in its file:
 //!
