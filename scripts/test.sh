@@ -57,11 +57,12 @@ selftests() {
 		sed "s/ / $kernel: /"
 }
 
-agent_in_guest() {
+# in_guest LABEL KERNEL COMMAND: the result lines that COMMAND prints in a guest.
+in_guest() {
 	local status=0 output
-	output=$("$ROOT/scripts/boot.sh" -t 600 -l agent release "python3 '$ROOT/guest/agent.py' '$program'") || status=$?
+	output=$("$ROOT/scripts/boot.sh" -t 600 -l "$1" "$2" "$3") || status=$?
 	grep -v '^\(pass\|fail\) ' <<<"$output" >&2 || true
-	grep '^\(pass\|fail\) ' <<<"$output" || true
+	grep '^\(pass\|fail\) ' <<<"$output" | sed "s/ / $2: /" || true
 	return $status
 }
 
@@ -143,11 +144,13 @@ suite "KUnit" kunit
 step "the crate announces itself at boot" announces
 suite "thp-collapse: unit tests" "$ROOT/scripts/agent.sh" test
 program=$("$ROOT/scripts/agent.sh") || report <<<"fail thp-collapse is built"
-suite "thp-collapse in a guest" agent_in_guest
+suite "thp-collapse in a guest" in_guest agent release "python3 '$ROOT/guest/agent.py' '$program'"
 step "redis-server's heap is collapsed, its data intact (release)" \
 	"$ROOT/scripts/boot.sh" -l redis release "bash '$ROOT/guest/redis.sh' '$program' 100000"
 step "redis-server's heap is collapsed, its data intact (debug)" \
 	"$ROOT/scripts/boot.sh" -t 600 -l redis debug "bash '$ROOT/guest/redis.sh' '$program' 20000"
+suite "DAMON by damo, stress-ng beside thp-collapse (release)" in_guest programs release \
+	"python3 '$ROOT/guest/programs.py' '$program' '$CACHE/venv/bin/damo'"
 suite "mm selftests, release kernel" selftests release
 suite "mm selftests, debug kernel" selftests debug
 

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Collapse as real programs use it: DAMON driven by damo, and stress-ng beside thp-collapse.
+
+usage: programs.py THP-COLLAPSE DAMO
+
+Prints a line "pass" or "fail" for each test; what is wrong goes to standard error.
+"""
+
+import contextlib
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+from harness import (
+    MIB,
+    PARTIAL,
+    PROGRAM,
+    SUCCESS,
+    TRACING,
+    WINDOW,
+    equal,
+    main,
+    process,
+    run_json,
+)
+
+DAMO = sys.argv[2]
+
+# Reads a byte of each page of the first half, over and over, and compares. TLBs that hold all of it
+# would hide that from the accessed bits of page tables; to unmap more than a few pages empties them.
+HALVES = """
+import ctypes, mmap, os, signal, sys
+half = int(sys.argv[1]) << 20
+memory = mmap.mmap(-1, 2 * half, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+other = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+stamps = os.urandom(2 * half // 4096)
+memory[::4096] = stamps
+hot = stamps[:half // 4096]
+ended = []
+signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+print(ctypes.addressof(ctypes.c_char.from_buffer(memory)), flush=True)
+while not ended:
+    assert memory[:half:4096] == hot
+    other[::4096] = bytes(256)
+    other.madvise(mmap.MADV_DONTNEED)
+assert memory[::4096] == stamps
+"""
+
+
+@contextlib.contextmanager
+def traced():
+    """What the event of the engine in Rust has seen, by a function."""
+    instance = TRACING / "instances/programs"
+    instance.mkdir()
+    try:
+        (instance / "events/huge_memory/mm_collapse_batch/enable").write_text("1")
+        yield (instance / "trace").read_text
+    finally:
+        instance.rmdir()
+
+
+def damo(*args):
+    """Runs damo, for kdamond 0."""
+    done = subprocess.run([DAMO, *args], capture_output=True, text=True, check=False)
+    equal((done.returncode, done.stdout + done.stderr), (0, ""))
+
+
+def huge(pid, start, size):
+    """How many windows of a range are huge."""
+    bounds = f"{start:x}-{start + size:x}"
+    return run_json("collapse", pid, "--range", bounds, "--dry-run")[1]["windows"]["already_huge"]
+
+
+def test_damon_collapses_the_half_that_is_hot():
+    half = 32 * MIB
+    windows = half // WINDOW - 1
+    with process(HALVES, half // MIB) as (child, line), traced() as trace:
+        start = int(line)
+        # Intervals in which the half is read several times, also on an emulated machine.
+        damo("start", str(child.pid), "--monitoring_intervals", "25ms", "500ms", "60s",
+             "--damos_action", "collapse", "--damos_sz_region", "2M", "max",
+             "--damos_access_rate", "80%", "max", "--damos_age", "1s", "max")
+        for _ in range(200):
+            time.sleep(1)
+            if huge(child.pid, start, half) >= windows * 3 // 4:
+                break
+        found = huge(child.pid, start, half), huge(child.pid, start + half, half)
+        damo("stop")
+        assert found[0] >= windows * 3 // 4 and found[1] <= windows // 8, found
+        assert "kdamond" in trace(), trace()
+        child.terminate()
+        equal(child.wait(), 0)
+
+
+# As nobody: root's poison their own memory, and die of it.
+STRESS = """
+echo $$ >/sys/fs/cgroup/stress/cgroup.procs
+exec setpriv --reuid=65534 --regid=65534 --clear-groups nice -n 19 stress-ng --verify --timeout 200 \
+    --temp-path /tmp --vm 1 --vm-bytes 64m --vm-method all --vm-keep --malloc 1 --malloc-bytes 64m \
+    --mmap 1 --mmap-bytes 32m --mremap 1 --mremap-bytes 16m --madvise 1 --mmapfork 1
+"""
+
+
+def test_stress_ng_verifies_memory_that_is_collapsed():
+    cgroup = pathlib.Path("/sys/fs/cgroup/stress")
+    cgroup.mkdir()
+    watch = [PROGRAM, "--json", "watch", "--cgroup", cgroup, "--budget", "800", "--rounds", "200"]
+    collapsed, begin = 0, time.monotonic()
+    with (
+        traced() as trace,
+        subprocess.Popen(["sh", "-c", STRESS], stderr=subprocess.PIPE, text=True) as stress,
+        subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as agent,
+    ):
+        for line in agent.stdout:
+            collapsed += json.loads(line).get("report", {"windows": {"collapsed": 0}})["windows"]["collapsed"]
+            if collapsed >= 40 and time.monotonic() > begin + 20:
+                break
+        agent.terminate()
+        stress.terminate()
+        said = stress.communicate()[1]
+        assert "successful run" in said and stress.returncode == 0, said
+        assert agent.wait() in (SUCCESS, PARTIAL) and collapsed >= 40, collapsed
+        assert "thp-collapse" in trace(), trace()
+    cgroup.rmdir()
+
+
+if __name__ == "__main__":
+    main("programs", globals())
