@@ -151,6 +151,7 @@ step "redis-server's heap is collapsed, its data intact (debug)" \
 	"$ROOT/scripts/boot.sh" -t 600 -l redis debug "bash '$ROOT/guest/redis.sh' '$program' 20000"
 suite "DAMON by damo, stress-ng beside thp-collapse (release)" in_guest programs release \
 	"python3 '$ROOT/guest/programs.py' '$program' '$CACHE/venv/bin/damo'"
+suite "stress-ng beside thp-collapse (debug)" in_guest programs debug "python3 '$ROOT/guest/programs.py' '$program'"
 suite "mm selftests, release kernel" selftests release
 suite "mm selftests, debug kernel" selftests debug
 
