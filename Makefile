@@ -8,7 +8,7 @@
 # HOURS=n           for 'make soak'; with COLLAPSE_SEED=n it repeats a round
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tree kernel run test soak shell check docs series series-check bisect refresh baseline clean
+.PHONY: help setup tree kernel run test bench soak shell check docs series series-check bisect refresh baseline clean
 export KERNEL_SRC COLLAPSE_SEED
 
 help: ## what can be done here
@@ -32,6 +32,9 @@ test: setup ## everything that is tested; ends with a line of totals
 
 soak: setup ## random tests for as long as you like: HOURS=8, or 0.5
 	@scripts/soak.sh "$(HOURS)"
+
+bench: setup ## measure C and Rust in one kernel (about 20 minutes)
+	@scripts/bench.sh
 
 shell: setup ## a shell in a guest that runs the release kernel
 	@scripts/demo.sh shell

@@ -9,29 +9,14 @@
 # terminal of that width shows it.
 
 program=${1:?} keys=${2:?}
-die() {
-	echo "error: $*" >&2
-	exit 1
-}
+# shellcheck source=guest/redis_server.sh
+source "$(dirname "$0")/redis_server.sh"
 
-# redis-tools ships the server's binary under another of its names.
-server=/tmp/redis-server
-ln -sf "$(command -v redis-check-rdb)" $server || die "redis-tools is not installed"
-socket=/tmp/redis.sock
-# It asks the kernel for no huge pages unless told not to; no snapshots, no port.
-$server --unixsocket $socket --port 0 --save '' --disable-thp no --enable-debug-command yes --daemonize yes \
-	--pidfile /tmp/redis.pid --logfile /tmp/redis.log >/dev/null
-for _ in $(seq 100); do
-	[ ! -S $socket ] || break
-	sleep 0.1
-done
-[ -S $socket ] || die "redis-server did not start: $(tail -n3 /tmp/redis.log)"
-pid=$(cat /tmp/redis.pid)
+start_redis
 trap 'kill $pid' EXIT
 
 echo "redis-server $(redis-cli -s $socket info server | sed -n 's/redis_version:\([0-9.]*\).*/\1/p'): loading $keys values of 1 KiB"
-redis-benchmark -q -s $socket -t set -n "$keys" -r "$keys" -d 1024 -P 64 >/tmp/benchmark.log 2>&1 ||
-	die "redis-benchmark failed: $(tail -n3 /tmp/benchmark.log)"
+load_redis "$keys"
 before=$(redis-cli -s $socket debug digest)
 [[ $before =~ ^[0-9a-f]{40}$ ]] || die "redis gave no digest of its data: $before"
 

@@ -62,7 +62,7 @@ for ((number = first; number <= last; number++)); do
 		fi
 	done
 	if [ -z "$objects" ] && grep -q '^tools/testing/' <<<"$paths"; then
-		if "$ROOT/scripts/selftests.sh" build; then echo "pass bisect: $step: its test builds"; else
+		if "$ROOT/scripts/selftests.sh" build >/dev/null; then echo "pass bisect: $step: its test builds"; else
 			echo "fail bisect: $step: its test"
 			failed=1
 		fi

@@ -9,6 +9,8 @@
 # dies or hangs.
 #   -t SECONDS   time limit (default 300)
 #   -p CPUS      processors (default 2)
+#   -i           one processor, emulated, and time counts its instructions:
+#                each is a nanosecond
 #   -m SIZE      memory (default 3G)
 #   -a ARGS      more kernel arguments
 #   -q ARGS      more QEMU arguments
@@ -17,11 +19,12 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-limit=300 cpus=2 memory=3G append=() qemu=() label=run
-while getopts t:p:m:a:q:l: option; do
+limit=300 cpus=2 memory=3G append=() qemu=() label=run instructions=''
+while getopts t:p:im:a:q:l: option; do
 	case $option in
 	t) limit=$OPTARG ;;
 	p) cpus=$OPTARG ;;
+	i) cpus=1 instructions=' -icount shift=0,sleep=off' ;;
 	m) memory=$OPTARG ;;
 	a) append+=(--append "$OPTARG") ;;
 	q) qemu+=("--qemu-opts=$OPTARG") ;;
@@ -82,7 +85,7 @@ choose_accelerator() {
 	local known logs=$BUILD/boot/probe
 	known=$CACHE/accelerator-$(cat /proc/sys/kernel/random/boot_id)
 	accelerator=()
-	if [ ! -f "$known" ]; then
+	if [ ! -f "$known" ] && [ -z "$instructions" ]; then
 		rm -f "$CACHE"/accelerator-*
 		new_logs true
 		if [ -e /dev/kvm ] && [ ! -w /dev/kvm ]; then
@@ -95,7 +98,8 @@ choose_accelerator() {
 		fi
 	fi
 	# TCG runs 'rep movsb' byte by byte; without ERMS the kernel copies words.
-	[ "$(cat "$known" 2>/dev/null)" = kvm ] || accelerator=(--disable-kvm "--qemu-opts=-cpu max,-erms,-fsrm")
+	[ -z "$instructions" ] && [ "$(cat "$known" 2>/dev/null)" = kvm ] ||
+		accelerator=(--disable-kvm "--qemu-opts=-cpu max,-erms,-fsrm$instructions")
 }
 
 # no5lvl: while identify_cpu() runs, boot_cpu_data has no LA57; an interrupt in

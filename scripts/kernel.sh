@@ -6,6 +6,7 @@
 # Configures and builds one kernel (bzImage unless TARGETs are named):
 #   release debug             with this series
 #   without                   with this series, as release, but its option off
+#   bench                     the release kernel with a switch to the C code
 #   base-release              the unpatched base, same options
 #   off base-off              without Rust, for comparing object code
 #
@@ -21,13 +22,18 @@ use_tools || die "the toolchain is not set up: run 'make setup'"
 case $name in
 release) tree=$TREE fragments=(common rust release collapse) ;;
 debug) tree=$TREE fragments=(common rust debug collapse collapse-debug) ;;
+bench) tree=$TREE fragments=(common rust release collapse collapse-bench) ;;
 without) tree=$TREE fragments=(common rust release) ;;
 base-release) tree=$BASE fragments=(common rust release) ;;
 off) tree=$TREE fragments=(common release) ;;
 base-off) tree=$BASE fragments=(common release) ;;
-*) die "no configuration '$name': release, debug, without, base-release, off or base-off" ;;
+*) die "no configuration '$name': release, debug, bench, without, base-release, off or base-off" ;;
 esac
 out=$BUILD/$name
+# One option away from release: what that option does not touch is built already.
+if [ "$name" = bench ] && [ ! -d "$out" ] && [ -f "$BUILD/release/configured" ]; then
+	cp -a "$BUILD/release" "$out"
+fi
 mkdir -p "$out"
 
 # Options not asked for are off, as in tinyconfig. What was asked for and is

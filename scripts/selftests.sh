@@ -5,7 +5,7 @@
 #
 # Builds the mm selftests from KERNEL's own tree, runs those of tests/suites in
 # a guest, and prints one line a test: "pass", "fail", "skip" or "xfail" and its name.
-# Or builds those of our tree, and that is all.
+# Or builds those of our tree, and prints the folder that they are in.
 #
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -25,7 +25,10 @@ say "building the mm selftests"
 	kmake "$tree" "$out" headers &&
 		make -C "$tree/tools/testing/selftests" TARGETS=mm O="$out" CC=gcc LLVM= -j"$(nproc)"
 } >"$out/build.log" 2>&1 || die "building the selftests failed: $(grep -m5 -E 'error|\*\*\*' "$out/build.log"); all of it: $out/build.log"
-[ "$kernel" != build ] || exit 0
+if [ "$kernel" = build ]; then
+	echo "$binaries"
+	exit
+fi
 
 # Ours and upstream's, each in a guest of its own, side by side: ours in one with two
 # nodes. Those that this tree has: the base lacks our own.

@@ -73,7 +73,7 @@ setup_rust() {
 
 setup_python() {
 	cmp -s "$CACHE/venv/pins" - <<<"$PYTHON_WHEELS" && return 0
-	say "making the Python environment (virtme-ng, damo, ruff)"
+	say "making the Python environment (virtme-ng, damo, ruff, matplotlib)"
 	rm -rf "$CACHE/venv"
 	python3 -m venv "$CACHE/venv"
 	echo "$PYTHON_WHEELS" >"$CACHE/venv/requirements.txt"

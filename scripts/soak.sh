@@ -18,7 +18,7 @@ lock_cache
 use_base
 "$ROOT/scripts/tree.sh" sync
 "$ROOT/scripts/kernel.sh" debug
-"$ROOT/scripts/selftests.sh" build
+"$ROOT/scripts/selftests.sh" build >/dev/null
 
 SECONDS=0
 end=$(awk "BEGIN { print int($hours * 3600) }")

@@ -94,6 +94,11 @@ scan_calls_nothing() {
 		'8collapse4scan(?:4scan|11scan_window)' 0x200 >&2
 }
 
+# The switch to the C code is for tests and measurements.
+no_switch_in_release() {
+	! grep -q collapse_engine_c "$BUILD/release/System.map" && grep -q collapse_engine_c "$BUILD/debug/System.map"
+}
+
 # The runner itself: a failure in the guest must not go unseen.
 # fails_as PATTERN BOOT_ARGUMENTS...: it fails, and says why.
 fails_as() {
@@ -134,6 +139,7 @@ suite "what the types are to prevent" "$ROOT/scripts/compile_fail.sh"
 step "the scan loop calls nothing (release)" scan_calls_nothing
 step "build the debug kernel" "$ROOT/scripts/kernel.sh" debug
 step "sparse and kernel-doc: nothing that the base does not have" "$ROOT/scripts/sparse.sh"
+step "no switch to the C code in the release kernel" no_switch_in_release
 step "runner: output and exit status come back" status_comes_back
 step "runner: a hanging guest fails" fails_as "had not ended" -t 25 release "sleep 1000"
 step "runner: a dying guest fails" fails_as "Kernel panic\|died" release "echo c >/proc/sysrq-trigger"
@@ -152,6 +158,7 @@ step "redis-server's heap is collapsed, its data intact (debug)" \
 suite "DAMON by damo, stress-ng beside thp-collapse (release)" in_guest programs release \
 	"python3 '$ROOT/guest/programs.py' '$program' '$CACHE/venv/bin/damo'"
 suite "stress-ng beside thp-collapse (debug)" in_guest programs debug "python3 '$ROOT/guest/programs.py' '$program'"
+suite "instructions of C and Rust" "$ROOT/scripts/bench.sh" short
 suite "mm selftests, release kernel" selftests release
 suite "mm selftests, debug kernel" selftests debug
 
