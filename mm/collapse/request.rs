@@ -42,7 +42,10 @@ use crate::{
 };
 use core::ops::Range;
 use kernel::{
-    alloc::KVec,
+    alloc::{
+        AllocError,
+        KVec, //
+    },
     mm::{
         folio,
         pgtable::{
@@ -87,8 +90,8 @@ pub(crate) fn collapse(mm: &MmWithUser, policy: Policy, segments: &[Segment]) ->
     let mut request = Request {
         control: Control::new(mm, policy, ranges)?,
         outcome: Outcome::default(),
-        again: KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?,
-        undrained: KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?,
+        again: KVec::new(),
+        undrained: KVec::new(),
         ended: false,
     };
     let mut bytes: usize = 0;
@@ -113,6 +116,16 @@ impl<'mm> Request<'mm> {
     fn note(&mut self, refusal: Refusal) {
         self.outcome.note(refusal);
         self.ended |= refusal.ends_request();
+    }
+
+    /// Makes room for windows that are to be tried again.
+    fn make_room(&mut self) -> Result<(), AllocError> {
+        for windows in [&mut self.again, &mut self.undrained] {
+            if windows.capacity() < BATCH_MAX {
+                windows.reserve(BATCH_MAX, GFP_KERNEL)?;
+            }
+        }
+        Ok(())
     }
 
     /// Goes through the VMAs of the range.
@@ -204,11 +217,22 @@ impl<'mm> Request<'mm> {
     /// Scans windows from the first of `range` on, until there is a batch of them; collapses these,
     /// and returns where to go on.
     fn collapse_some(&mut self, vma: StableVma<'mm>, range: Range<usize>) -> usize {
-        let Ok(mut candidates) = KVec::with_capacity(BATCH_MAX, GFP_KERNEL) else {
+        // What is huge already costs no more than a look: nothing is allocated for it.
+        let mut start = range.start;
+        while vma.pmd(start).map(|slot| slot.read().kind()) == Some(PmdKind::Huge) {
+            start += PMD_SIZE;
+            if start >= range.end || start % PUD_SIZE == 0 {
+                return start;
+            }
+        }
+
+        let (Ok(mut candidates), Ok(())) =
+            (KVec::with_capacity(BATCH_MAX, GFP_KERNEL), self.make_room())
+        else {
             self.note(Refusal::NoMemory);
             return range.end;
         };
-        let next = self.scan_range(&vma, range, &mut candidates);
+        let next = self.scan_range(&vma, start..range.end, &mut candidates);
         drop(vma);
         hold_after(Pass::Scan);
         self.collapse_batch(candidates);
