@@ -23,7 +23,8 @@ objects=
 [ "${1:-}" != --objects ] || { objects=1 && shift; }
 commits=$("$ROOT/scripts/overlay.py" commits)
 first=${1:-1} last=${2:-$(tail -n 1 <<<"$commits" | cut -f 1)}
-mapfile -t edited < <(cut -f 3 <<<"$commits" | sed -nE '/^mm.collapse.|^tools/d; s/^(mm|arch)(.*)[.]c$/\1\2.o/p' | sort -u)
+mapfile -t edited < <(cut -f 3 <<<"$commits" | sed -nE '/^mm.collapse./d; s/^(mm.*)[.]c$/\1.o/p' | sort -u)
+mapfile -t edited_in_arch < <(cut -f 3 <<<"$commits" | sed -nE 's/^(arch.*)[.]c$/\1.o/p' | sort -u)
 off=without
 [ -z "$objects" ] || off=off
 
@@ -34,7 +35,9 @@ build_step() {
 	local name=$1 image=$BUILD/$1/arch/x86/boot/bzImage
 	if [ -n "$objects" ]; then
 		# An empty CONFIG_RUST leaves the option on, but has make not build Rust first.
-		"$ROOT/scripts/kernel.sh" "$name" CONFIG_RUST= "${edited[@]}"
+		"$ROOT/scripts/kernel.sh" "$name" CONFIG_RUST= "${edited[@]}" || return
+		# make comes to the folders of arch/ twice, and at once unless told not to.
+		! grep -q '^arch/' <<<"$paths" || "$ROOT/scripts/kernel.sh" "$name" -j1 CONFIG_RUST= "${edited_in_arch[@]}"
 		return
 	fi
 	"$ROOT/scripts/kernel.sh" "$name" || return
