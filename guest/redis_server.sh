@@ -5,6 +5,7 @@
 
 server=/tmp/redis-server
 socket=/tmp/redis.sock
+pidfile=/tmp/redis.pid
 
 die() {
 	echo "error: $*" >&2
@@ -15,16 +16,17 @@ die() {
 start_redis() {
 	# redis-tools ships the server's binary under another of its names.
 	ln -sf "$(command -v redis-check-rdb)" $server || die "redis-tools is not installed"
-	rm -f $socket
+	rm -f $socket $pidfile
 	# It asks the kernel for no huge pages unless told not to; no snapshots, no port.
 	$server --unixsocket $socket --port 0 --save '' --disable-thp no --enable-debug-command yes \
-		--daemonize yes --pidfile /tmp/redis.pid --logfile /tmp/redis.log >/dev/null
+		--daemonize yes --pidfile $pidfile --logfile /tmp/redis.log >/dev/null
 	for _ in $(seq 100); do
-		[ ! -S $socket ] || break
+		[ ! -s $pidfile ] || break
 		sleep 0.1
 	done
-	[ -S $socket ] || die "redis-server did not start: $(tail -n3 /tmp/redis.log)"
-	pid=$(cat /tmp/redis.pid)
+	# It listens before it writes this.
+	[ -s $pidfile ] || die "redis-server did not start: $(tail -n3 /tmp/redis.log)"
+	pid=$(cat $pidfile)
 }
 
 # load_redis KEYS: sets KEYS values of 1 KiB, from redis' own benchmark client.
