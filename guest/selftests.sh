@@ -19,6 +19,16 @@ mkfs.ext4 -q "/dev/$disk" && mkdir -p /tmp/disk && mount "/dev/$disk" /tmp/disk 
 # Tests of khugepaged set their own pace.
 echo 3600000 >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
 
+# where_threads_are: of each thread of a test, what it does in the kernel.
+where_threads_are() {
+	local thread
+	for thread in /proc/[0-9]*/task/*; do
+		[[ $(readlink "$thread/exe") == "$binaries"/* ]] || continue
+		echo "# $(cat "$thread/comm") ${thread##*/}: $(cat "$thread/syscall"), $(grep State "$thread/status")"
+		sed 's/^/#   /' "$thread/stack"
+	done 2>/dev/null
+}
+
 # The debug kernel takes minutes for the random calls that others make in seconds.
 [ ! -e /sys/kernel/debug/kmemleak ] || export COLLAPSE_CALLS=20000
 
@@ -27,8 +37,12 @@ while IFS=$'\t' read -r name limit command tries; do
 	# uffd-unit-tests and others want hugetlb pages; those who do not never see them.
 	echo 64 >/proc/sys/vm/nr_hugepages
 	for try in $(seq "${tries:-1}"); do
-		timeout -k 10 "$limit" bash -c "$command" </dev/null >"$results/$name.tap" 2>&1
+		: >"$results/$name.tap"
+		{ sleep "$limit" && where_threads_are; } >>"$results/$name.tap" &
+		observer=$!
+		timeout -k 10 $((limit + 5)) bash -c "$command" </dev/null >>"$results/$name.tap" 2>&1
 		status=$?
+		{ kill $observer && wait $observer; } 2>/dev/null
 		[ $status -ne 0 ] || break
 		[ "$try" -eq "${tries:-1}" ] || echo "    $name: exit $status, once more"
 	done
@@ -42,7 +56,7 @@ while IFS=$'\t' read -r name limit command tries; do
 	echo "    $name: exit $status, $((SECONDS - start)) s"
 	case $status in
 	0 | 4) ;;
-	*) grep -v '^ok' "$results/$name.tap" | tail -n 40 | sed 's/^/        /' ;;
+	*) grep -v '^ok' "$results/$name.tap" | tail -n 150 | sed 's/^/        /' ;;
 	esac
 done <"$suites"
 cd / && umount /tmp/disk

@@ -71,6 +71,7 @@ static atomic_bool stop;
 static atomic_ulong lost;
 static pid_t self;
 static char swap_device[128];
+static _Thread_local bool makes_bad;
 
 struct actor {
 	const char *name;
@@ -538,17 +539,58 @@ static void act_soft_offline(struct actor *actor)
 	put_back_in_service(pfn);
 }
 
+static bool is_in_huge_page(unsigned long pfn)
+{
+	int kpageflags = open("/proc/kpageflags", O_RDONLY);
+	uint64_t flags = 0;
+	bool is = !pageflags_get(pfn, kpageflags, &flags) && flags & KPF_THP;
+
+	close(kpageflags);
+	return is;
+}
+
+/*
+ * A bad page in a huge one that somebody else had a reference to stays there. The
+ * huge page must not be freed as a whole: its next user would get the bad page too.
+ */
+static void split_off(size_t nr, unsigned long pfn)
+{
+	char range[64];
+
+	snprintf(range, sizeof(range), "%d,%#lx,%#lx", self, (long)address(nr),
+		 (long)address(nr + 1));
+	for (int tries = 0; is_in_huge_page(pfn); tries++) {
+		if (tries == 1000)
+			ksft_exit_fail_msg("a bad page stays in a huge one\n");
+		/* CPUs hold references to what they are to add to LRU lists. */
+		write_to("/proc/sys/vm/compact_memory", "1");
+		write_to("/sys/kernel/debug/split_huge_pages", range);
+	}
+}
+
 /* What was in the page is gone, and who looked for it would be told by SIGBUS. */
 static void act_poison(struct actor *actor)
 {
 	size_t nr = draw(actor, NR_PAGES);
-	unsigned long pfn = 0;
+	unsigned long pfn, taken_out = 0;
 
 	/* Nobody may have it mlocked when it is thrown away. */
 	pthread_mutex_lock(&layout);
 	if (lock_page(nr)) {
+		/*
+		 * For a page of its own. A huge one might be on its way to be freed
+		 * when this one turns bad, see split_off().
+		 */
+		madvise(address(nr), psize(), MADV_DONTNEED);
 		pfn = write_unique(nr);
-		actor->done += !madvise(address(nr), psize(), MADV_HWPOISON);
+		makes_bad = true;
+		if (!madvise(address(nr), psize(), MADV_HWPOISON)) {
+			actor->done++;
+			taken_out = pfn;
+		} else {
+			split_off(nr, pfn);
+		}
+		makes_bad = false;
 		usleep(draw(actor, 20000));
 		if (madvise(address(nr), psize(), MADV_DONTNEED))
 			ksft_exit_fail_msg("a bad page stays: %s\n", strerror(errno));
@@ -557,12 +599,17 @@ static void act_poison(struct actor *actor)
 		unlock_pages(nr, 1);
 	}
 	pthread_mutex_unlock(&layout);
-	if (pfn)
-		put_back_in_service(pfn);
+	if (taken_out)
+		put_back_in_service(taken_out);
 }
 
-static void on_sigbus(int signal)
+/* Whoever makes a page bad is told so, and others may be. Nobody may come upon it. */
+static void on_sigbus(int signal, siginfo_t *info, void *context)
 {
+	if (makes_bad || info->si_code == BUS_MCEERR_AO)
+		return;
+	ksft_print_msg("a bad page is mapped at %p\n", info->si_addr);
+	_exit(KSFT_FAIL);
 }
 
 static unsigned int nr_nodes(void)
@@ -837,7 +884,7 @@ static struct actor actors[] = {
 	{ "fork",		act_fork,		1, 30000 },
 	{ "inspect",		act_inspect,		1, 50000 },
 	{ "soft_offline",	act_soft_offline,	1, 500000 },
-	{ "poison",		act_poison,		1, 500000 },
+	{ "poison",		act_poison,		1, 100000 },
 	{ "migrate",		act_migrate,		1, 30000 },
 	{ "swap_off",		act_swap_off,		1, 2000000 },
 	{ "serve_missing",	act_serve_missing,	1, 20000 },
@@ -876,6 +923,8 @@ FIXTURE(collapse_stress)
 
 FIXTURE_SETUP(collapse_stress)
 {
+	struct sigaction sigbus = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO };
+
 	if (read_pmd_pagesize() != WINDOW)
 		SKIP(return, "huge pages are not of 2 MiB here");
 	thp_save_settings();
@@ -895,7 +944,7 @@ FIXTURE_SETUP(collapse_stress)
 		write_to(SMALL_CGROUP "/memory.swap.max", "0");
 	}
 	find_swap(swap_device, sizeof(swap_device));
-	signal(SIGBUS, on_sigbus);
+	sigaction(SIGBUS, &sigbus, NULL);
 }
 
 FIXTURE_TEARDOWN(collapse_stress)
