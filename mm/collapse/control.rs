@@ -46,6 +46,19 @@ use kernel::{
 /// Windows in a batch, when nobody waits.
 pub(crate) const BATCH_MAX: usize = 16;
 
+/// Windows in the first batch of a request. Who waits for a page waits for its batch: batches grow
+/// as long as nobody does.
+const BATCH_FIRST: usize = 2;
+
+/// What the huge page of a window may cost others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// What the policy lets it.
+    Full,
+    /// Nothing: another window can go first, and leaves its base pages behind.
+    Least,
+}
+
 /// What was found in the slots of a window, and what was left there.
 #[derive(Zeroable)]
 pub(crate) struct Saved {
@@ -123,6 +136,8 @@ pub(crate) struct Control<'mm> {
     pub(crate) drained: bool,
     /// Windows that the next batch may have.
     pub(crate) batch: usize,
+    /// Up to here batches double.
+    calm: usize,
     /// Where a scan counts.
     pub(crate) load: KVBox<NodeLoad>,
 }
@@ -148,15 +163,22 @@ impl<'mm> Control<'mm> {
             },
             drained_here: false,
             drained: false,
-            batch: BATCH_MAX,
+            batch: BATCH_FIRST,
+            calm: BATCH_MAX,
             load,
         })
     }
 
-    /// Provides what a window needs. May sleep, reclaim and compact, as far as the policy lets it.
+    /// Provides what a window needs. May sleep, and reclaim and compact as far as the policy and
+    /// `effort` let it.
     ///
     /// `nid` is the node that the folio shall lie on, `nodes` those that are as good.
-    pub(crate) fn provide(&mut self, nid: usize, nodes: &NodeMask) -> Result<Kit<'mm>, Refusal> {
+    pub(crate) fn provide(
+        &mut self,
+        nid: usize,
+        nodes: &NodeMask,
+        effort: Effort,
+    ) -> Result<Kit<'mm>, Refusal> {
         self.spare.make_room()?;
         let kits = &mut self.spare.kits;
         let near = kits
@@ -168,21 +190,32 @@ impl<'mm> Control<'mm> {
 
         // One on the wrong node is better than none.
         let far = kits.pop();
-        self.provide_new(nid, nodes).or_else(|refusal| match far {
-            Some(kit) if refusal != Refusal::Killed => Ok(kit),
-            _ => Err(refusal),
-        })
+        self.provide_new(nid, nodes, effort)
+            .or_else(|refusal| match far {
+                Some(kit) if refusal != Refusal::Killed => Ok(kit),
+                _ => Err(refusal),
+            })
     }
 
-    fn provide_new(&mut self, nid: usize, nodes: &NodeMask) -> Result<Kit<'mm>, Refusal> {
+    fn provide_new(
+        &mut self,
+        nid: usize,
+        nodes: &NodeMask,
+        effort: Effort,
+    ) -> Result<Kit<'mm>, Refusal> {
         let saved = match self.spare.saved.pop() {
             Some(saved) => saved,
             None => KVBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?,
         };
-        let gfp = self.gfp()?;
+        let gfp = match effort {
+            Effort::Full => self.gfp()?,
+            Effort::Least => thp::without_reclaim(self.gfp()?),
+        };
         let table = PteTable::alloc(self.mm).ok_or(Refusal::NoMemory)?;
         let Some(folio) = UnchargedFolio::alloc(gfp, nid, nodes) else {
-            stat::count(CollapseEvent::AllocFailed);
+            if effort == Effort::Full {
+                stat::count(CollapseEvent::AllocFailed);
+            }
             return Err(Refusal::NoHugePage);
         };
 
@@ -228,12 +261,17 @@ impl<'mm> Control<'mm> {
             .map_err(|_| Refusal::Killed)
     }
 
-    /// Adapts the size of batches: half when somebody waits for our lock, double when nobody does.
+    /// Adapts the size of batches, as TCP does its window (RFC 5681): half when somebody waited for
+    /// our lock or for a page; else double, up to where that last happened, and from there on one
+    /// more.
     pub(crate) fn adapt(&mut self, contended: bool) {
-        self.batch = if contended {
-            (self.batch / 2).max(1)
+        if contended {
+            self.batch = (self.batch / 2).max(1);
+            self.calm = self.batch;
+        } else if self.batch < self.calm {
+            self.batch = (self.batch * 2).min(self.calm);
         } else {
-            (self.batch * 2).min(BATCH_MAX)
-        };
+            self.batch = (self.batch + 1).min(BATCH_MAX);
+        }
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     },
     control::{
         Control,
+        Effort,
         BATCH_MAX, //
     },
     entry::{
@@ -257,22 +258,25 @@ impl<'mm> Request<'mm> {
         next
     }
 
-    /// Tries windows once more.
+    /// Tries a batch of windows once more.
     fn collapse_again(&mut self) {
         let Ok(mut candidates) = KVec::with_capacity(BATCH_MAX, GFP_KERNEL) else {
             return self.note(Refusal::NoMemory);
         };
         // Copied, so that what comes back finds the room that was made for it.
         let mut again = [Attempt { addr: 0, failed: 0 }; BATCH_MAX];
-        let nr = self.again.len();
+        let (nr, batch) = (self.again.len(), self.control.batch);
 
         for (copy, window) in again.iter_mut().zip(&self.again) {
             *copy = *window;
         }
         self.again.clear();
+        for window in again.iter().take(nr).skip(batch) {
+            self.defer(*window);
+        }
 
         let mut stable = None;
-        for window in again.into_iter().take(nr) {
+        for window in again.into_iter().take(nr.min(batch)) {
             let vma = match self.revalidate(stable.take(), window) {
                 Ok(vma) => vma,
                 Err(refusal) if refusal.ends_request() => return,
@@ -376,20 +380,36 @@ impl<'mm> Request<'mm> {
             return self.note(Refusal::NoMemory);
         };
 
+        let mut enough = true;
         for (candidate, failed) in candidates {
             let window = Attempt {
                 addr: candidate.addr,
                 failed,
             };
-            // When there is no more to be had, what there is, is used.
-            match self.control.provide(candidate.nid, &candidate.nodes) {
+            if !enough {
+                self.defer(window);
+                continue;
+            }
+            let effort = if ready.is_empty() {
+                Effort::Full
+            } else {
+                Effort::Least
+            };
+            match self
+                .control
+                .provide(candidate.nid, &candidate.nodes, effort)
+            {
                 Ok(kit) => {
                     let _ =
                         ready.push_within_capacity((Ready { window, kit }, candidate.swapped > 0));
                 }
-                Err(refusal) => {
-                    self.note(refusal);
-                    break;
+                Err(refusal) if effort == Effort::Full || refusal == Refusal::Killed => {
+                    return self.note(refusal);
+                }
+                // Those that have what they need go first, and leave theirs to the others.
+                Err(_) => {
+                    enough = false;
+                    self.defer(window);
                 }
             }
         }
@@ -469,13 +489,16 @@ impl<'mm> Request<'mm> {
             match verdict {
                 Verdict::Huge => {}
                 Verdict::Refused(refusal) => self.refuse(window, refusal),
-                Verdict::Deferred => {
-                    // There is room for a batch; if ever not, the caller is told to try again.
-                    if self.again.push_within_capacity(window).is_err() {
-                        self.note(Refusal::Locked);
-                    }
-                }
+                Verdict::Deferred => self.defer(window),
             }
+        }
+    }
+
+    /// Leaves a window to the next batch.
+    fn defer(&mut self, window: Attempt) {
+        // There is room for a batch; if ever not, the caller is told to try again.
+        if self.again.push_within_capacity(window).is_err() {
+            self.note(Refusal::Locked);
         }
     }
 

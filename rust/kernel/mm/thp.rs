@@ -112,6 +112,12 @@ pub fn may_reclaim(gfp: Flags) -> bool {
     gfp.as_raw() & bindings::__GFP_DIRECT_RECLAIM != 0
 }
 
+/// The same allocation, as long as it takes neither reclaim nor compaction.
+#[inline]
+pub fn without_reclaim(gfp: Flags) -> Flags {
+    Flags::from_raw(gfp.as_raw() & !bindings::__GFP_DIRECT_RECLAIM)
+}
+
 /// Whether allocations are to prefer near nodes, even at the price of reclaim.
 #[inline]
 pub fn node_reclaim_enabled() -> bool {

@@ -258,9 +258,14 @@ TEST_F_TIMEOUT(collapse_fault, mapped_by_ptes, 300)
 	sweep(_metadata, self, lay_mapped_by_ptes, 1);
 }
 
-/* Huge pages as such: what could be had is used, and the range ends there. */
+/*
+ * Huge pages as such. If one is not to be had and other windows can go first, it is
+ * asked for again after them; else the range ends there.
+ */
 TEST_F_TIMEOUT(collapse_fault, huge_pages, 300)
 {
+	unsigned int ended = 0, went_on = 0;
+
 	choose_faults(true);
 	for (unsigned int n = 1; n <= NR_WINDOWS + 1; n++) {
 		unsigned int left = n;
@@ -270,10 +275,12 @@ TEST_F_TIMEOUT(collapse_fault, huge_pages, 300)
 		for (size_t i = 0; i < NR_WINDOWS; i++)
 			write_every(self->mem + i * WINDOW, 4);
 		result = collapse_failing(self, self->mem, NR_WINDOWS * WINDOW, &left);
-		EXPECT_EQ(result, n <= NR_WINDOWS ? ENOMEM : 0);
+		EXPECT_TRUE(result == ENOMEM || result == 0);
 		EXPECT_EQ(left == 0, n <= NR_WINDOWS);
+		ended += result != 0;
+		went_on += !result && !left;
 		for (size_t i = 0; i < NR_WINDOWS; i++) {
-			EXPECT_EQ(is_huge(self->mem + i * WINDOW), i + 1 < n);
+			EXPECT_EQ(is_huge(self->mem + i * WINDOW), !result || i + 1 < n);
 			EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 4));
 		}
 		EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
@@ -282,6 +289,9 @@ TEST_F_TIMEOUT(collapse_fault, huge_pages, 300)
 			EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 4));
 		}
 	}
+	/* The first window of the request had nobody before it. */
+	EXPECT_GT(ended, 0);
+	EXPECT_GT(went_on, 0);
 }
 
 /* Runs in a cgroup of its own: charges of others would change its limit. */
@@ -290,8 +300,8 @@ static int collapse_at_limit(FIXTURE_DATA(collapse_fault) * self)
 	long free_before, lost;
 
 	write_text(CGROUP "/cgroup.procs", "0");
-	write_every(self->mem, 1);
-	write_every(self->mem + WINDOW, 1);
+	for (size_t i = 0; i < NR_WINDOWS; i++)
+		write_every(self->mem + i * WINDOW, 1);
 	write_text(CGROUP "/memory.swap.max", "0");
 	free_before = read_field("/proc/meminfo", "MemFree");
 	for (int i = 0; i < 64; i++) {
@@ -307,11 +317,14 @@ static int collapse_at_limit(FIXTURE_DATA(collapse_fault) * self)
 		ksft_print_msg("%ld KiB were lost\n", lost);
 		return 3;
 	}
-	write_text(CGROUP "/memory.max", "max");
-	if (collapse(self->mem, 2 * WINDOW) || !is_huge(self->mem) ||
-	    !is_huge(self->mem + WINDOW))
+	/* One window after the other has room, but no two have. */
+	write_number(CGROUP "/memory.max", read_num(CGROUP "/memory.current") + WINDOW * 3 / 2);
+	if (collapse(self->mem, NR_WINDOWS * WINDOW))
 		return 4;
-	return window_intact(self->mem, 1) && window_intact(self->mem + WINDOW, 1) ? 0 : 5;
+	for (size_t i = 0; i < NR_WINDOWS; i++)
+		if (!is_huge(self->mem + i * WINDOW) || !window_intact(self->mem + i * WINDOW, 1))
+			return 5;
+	return 0;
 }
 
 TEST_F_TIMEOUT(collapse_fault, cgroup_at_limit, 300)
@@ -322,7 +335,7 @@ TEST_F_TIMEOUT(collapse_fault, cgroup_at_limit, 300)
 	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
 	if (mkdir(CGROUP, 0755) || access(CGROUP "/memory.max", W_OK))
 		SKIP(rmdir(CGROUP); return, "no memory cgroup");
-	remap(_metadata, self, 2);
+	remap(_metadata, self, NR_WINDOWS);
 	child = fork();
 	ASSERT_GE(child, 0);
 	if (!child)

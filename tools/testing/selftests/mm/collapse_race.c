@@ -645,8 +645,9 @@ TEST_F_TIMEOUT(collapse_race, in_each_pass, 300)
  * exits or executes another program. More than one batch, so that it shows
  * whether the range is given up.
  */
-#define BATCH		16
-#define NR_WINDOWS	(BATCH + 4)
+/* The first batch of a request. */
+#define BATCH		2
+#define NR_WINDOWS	20
 #define SIZE		(NR_WINDOWS * WINDOW)
 
 FIXTURE(collapse_ends)

@@ -224,25 +224,46 @@ TEST_F_TIMEOUT(collapse_scale, processes_200, 300)
 		  2 * NR_PROCESSES);
 }
 
-/* Several batches. */
-#define NR_BATCHES	4
+/* Several batches: those that are smaller, of 2, 4 and 8 windows, and three others. */
+#define NR_SMALL	(BATCH - 2)
+#define NR_LARGE	(3 * BATCH)
 
 static void *collapse_batches(void *mem)
 {
-	madvise(mem, NR_BATCHES * BATCH * WINDOW, MADV_COLLAPSE);
+	madvise(mem, (NR_SMALL + NR_LARGE) * WINDOW, MADV_COLLAPSE);
 	return NULL;
 }
 
+static bool wait_huge(char *mem, size_t nr)
+{
+	for (int i = 0; i < WAIT_MS; i++) {
+		if (count_pages(mem, NR_SMALL * WINDOW, PAGE_IS_HUGE) == nr * PAGES)
+			return true;
+		usleep(1000);
+	}
+	return false;
+}
+
+static bool wait_allocated(long nr)
+{
+	for (int i = 0; i < WAIT_MS; i++) {
+		if (read_field("/proc/vmstat", "thp_collapse_alloc") >= nr)
+			return true;
+		usleep(1000);
+	}
+	return false;
+}
+
 /*
- * A range of several batches, stopped when the first one has all it needs. Nothing
- * is mapped by then, so what is gone is what the request has. As it turns out not
- * to need it, it has that for the next batch.
+ * A range of several batches, stopped when the first large one has all it needs.
+ * Nothing of it is mapped by then, so what is gone is what the request has. As it
+ * turns out not to need it, it has that for the next batch.
  */
 TEST_F_TIMEOUT(collapse_scale, memory_of_a_request, 120)
 {
-	const size_t windows = NR_BATCHES * BATCH;
-	char *mem = map_windows(windows);
-	long free_before, taken;
+	const size_t windows = NR_SMALL + NR_LARGE;
+	char *mem = map_windows(windows), *large = mem + NR_SMALL * WINDOW;
+	long free_before = 0, taken;
 	pthread_t collapser;
 
 	if (access(COLLAPSE_HOLD, W_OK))
@@ -250,21 +271,30 @@ TEST_F_TIMEOUT(collapse_scale, memory_of_a_request, 120)
 	ASSERT_NE(mem, NULL);
 	for (size_t i = 0; i < windows; i++)
 		write_pages(mem + i * WINDOW, PAGES / 4);
-	hold_after("provide");
-	free_before = read_field("/proc/meminfo", "MemFree");
+	hold_after("install");
 	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_batches, mem), 0);
-	EXPECT_TRUE(wait_nr_held(1));
+	for (size_t batch = 2, done = 2; batch < BATCH; batch *= 2, done += batch) {
+		EXPECT_TRUE(wait_huge(mem, done));
+		/* Its base pages are yet to be freed, by the time the next one comes. */
+		free_before = read_field("/proc/meminfo", "MemFree") + batch * WINDOW / 4 / 1024;
+		hold_after("provide");
+		EXPECT_TRUE(wait_allocated(self->allocated + done + 2 * batch));
+		if (2 * batch < BATCH)
+			hold_after("install");
+	}
 	taken = free_before - read_field("/proc/meminfo", "MemFree");
 	TH_LOG("%ld KiB less are free", taken);
-	EXPECT_EQ(read_field("/proc/vmstat", "thp_collapse_alloc") - self->allocated, BATCH);
+	EXPECT_EQ(read_field("/proc/vmstat", "thp_collapse_alloc") - self->allocated,
+		  NR_SMALL + BATCH);
 	/* Others may have taken some, too. */
 	EXPECT_LE(taken, (long)(BATCH_BYTES / 1024 + 8 * 1024));
-	EXPECT_EQ(madvise(mem, BATCH * WINDOW, MADV_DONTNEED), 0);
+	EXPECT_EQ(madvise(large, BATCH * WINDOW, MADV_DONTNEED), 0);
 	hold_after("none");
 	ASSERT_EQ(pthread_join(collapser, NULL), 0);
 	EXPECT_EQ(count_pages(mem, windows * WINDOW, PAGE_IS_HUGE), (windows - BATCH) * PAGES);
-	for (size_t i = BATCH; i < windows; i++)
-		EXPECT_TRUE(window_intact(mem + i * WINDOW, PAGES / 4));
+	for (size_t i = 0; i < windows; i++)
+		if (i < NR_SMALL || i >= BATCH + NR_SMALL)
+			EXPECT_TRUE(window_intact(mem + i * WINDOW, PAGES / 4));
 	EXPECT_EQ(read_field("/proc/vmstat", "thp_collapse_alloc") - self->allocated,
 		  windows - BATCH);
 }
