@@ -539,13 +539,16 @@ static void act_soft_offline(struct actor *actor)
 	put_back_in_service(pfn);
 }
 
-static bool is_in_huge_page(unsigned long pfn)
+static bool is_in_huge_page(size_t nr)
 {
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
 	int kpageflags = open("/proc/kpageflags", O_RDONLY);
+	unsigned long pfn = pagemap_get_pfn(pagemap, address(nr));
 	uint64_t flags = 0;
-	bool is = !pageflags_get(pfn, kpageflags, &flags) && flags & KPF_THP;
+	bool is = pfn != -1UL && !pageflags_get(pfn, kpageflags, &flags) && flags & KPF_THP;
 
 	close(kpageflags);
+	close(pagemap);
 	return is;
 }
 
@@ -553,13 +556,13 @@ static bool is_in_huge_page(unsigned long pfn)
  * A bad page in a huge one that somebody else had a reference to stays there. The
  * huge page must not be freed as a whole: its next user would get the bad page too.
  */
-static void split_off(size_t nr, unsigned long pfn)
+static void split_off(size_t nr)
 {
 	char range[64];
 
 	snprintf(range, sizeof(range), "%d,%#lx,%#lx", self, (long)address(nr),
 		 (long)address(nr + 1));
-	for (int tries = 0; is_in_huge_page(pfn); tries++) {
+	for (int tries = 0; is_in_huge_page(nr); tries++) {
 		if (tries == 1000)
 			ksft_exit_fail_msg("a bad page stays in a huge one\n");
 		/* CPUs hold references to what they are to add to LRU lists. */
@@ -588,7 +591,7 @@ static void act_poison(struct actor *actor)
 			actor->done++;
 			taken_out = pfn;
 		} else {
-			split_off(nr, pfn);
+			split_off(nr);
 		}
 		makes_bad = false;
 		usleep(draw(actor, 20000));
