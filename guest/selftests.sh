@@ -30,7 +30,7 @@ where_threads_are() {
 }
 
 # The debug kernel takes minutes for the random calls that others make in seconds.
-[ ! -e /sys/kernel/debug/kmemleak ] || export COLLAPSE_CALLS=20000
+[ ! -e /sys/kernel/debug/kmemleak ] || export COLLAPSE_CALLS=5000
 
 while IFS=$'\t' read -r name limit command tries; do
 	start=$SECONDS

@@ -271,6 +271,10 @@ def patches_with(series, patched, base, tree, work):
     return texts
 
 
+def same(one, other):
+    return other.exists() and one.read_bytes() == other.read_bytes()
+
+
 def refresh(series, base, tree, into):
     """Takes edits made in the unpacked tree back into overlay and patches."""
     staged = tree.with_name(tree.name + ".staged")
@@ -282,7 +286,8 @@ def refresh(series, base, tree, into):
             path
             for path in edits
             if (now / path).exists()
-            and not ((staged / path).exists() and (now / path).read_bytes() == (staged / path).read_bytes())
+            and not same(now / path, staged / path)
+            and not same(now / path, tree / path)
         ]
     if both:
         fail(f"edited both in {tree} and in the repository, merge by hand: {' '.join(both)}")

@@ -33,13 +33,13 @@ step() {
 
 # suite NAME COMMAND...: prints result lines of its own; must print some.
 suite() {
-	local name=$1 lines status=0
+	local name=$1 lines status=0 start=$SECONDS
 	shift
 	say "$name"
 	lines=$("$@") || status=$?
 	[ $status -eq 0 ] || grep -q '^fail' <<<"$lines" || lines+=$'\n'"fail $name: ended with status $status"
 	report <<<"${lines:-fail $name: printed no result}"
-	say "$name: $(grep -c '^pass' <<<"$lines" || true) passed"
+	say "$name: $(grep -c '^pass' <<<"$lines" || true) passed, $((SECONDS - start)) s"
 }
 
 # The kernel's own tests, run while it boots: KTAP in its messages.
