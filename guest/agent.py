@@ -9,6 +9,7 @@ Prints a line "pass" or "fail" for each test; what is wrong goes to standard err
 
 import contextlib
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -42,6 +43,21 @@ memory = mmap.mmap(-1, mapped, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 for advice in sys.argv[3:]:
     memory.madvise(getattr(mmap, advice))
 memory.write(b"x" * written)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+# Of 32 MiB under the eyes of userfaultfd, every other page of the first half is missing.
+WATCHED = """
+import ctypes, fcntl, mmap, struct, time
+size = 32 << 20
+memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory[:size // 2:8192] = b"x" * (size // 2 // 8192)
+memory[size // 2:] = b"x" * (size // 2)
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+userfaultfd = ctypes.CDLL(None).syscall(323, 1)
+fcntl.ioctl(userfaultfd, 0xc018aa3f, struct.pack("QQQ", 0xaa, 0, 0))
+fcntl.ioctl(userfaultfd, 0xc020aa00, struct.pack("QQQQ", start, size, 1, 0))
 print("ready", flush=True)
 time.sleep(1000)
 """
@@ -158,6 +174,14 @@ def test_flags_are_known_or_said_to_be_unknown():
             limit.write_text(before)
 
 
+def test_holes_that_userfaultfd_watches_do_not_keep_the_rest_from_being_collapsed():
+    with process(WATCHED) as (child, _):
+        status, report = run_json("collapse", child.pid, "--range", heap(child.pid)["range"])
+        equal((status, report["ended"], report["refusals"][0]["errno"]), (PARTIAL, "done", "EBUSY"))
+        assert "userfaultfd" in report["refusals"][0]["why"], report
+        assert report["windows"]["refused"] >= 7 and report["windows"]["collapsed"] >= 7, report
+
+
 def test_exit_midway_is_no_error():
     with target(800, 800) as child:
         command = [PROGRAM, "collapse", str(child.pid)]
@@ -181,6 +205,14 @@ def test_signal_ends_it_with_a_report():
             assert "interrupted" in output and "not come to" in output, output
 
 
+def test_who_reads_no_further_is_not_told():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([PROGRAM, "status", "1"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    equal((done.returncode, done.stderr), (ERROR, ""))
+
+
 def test_no_such_process():
     with target(4, 4) as child:
         pass
@@ -197,6 +229,8 @@ def test_missing_capabilities_are_named():
             status, report = run_json(command, child.pid, prefix=NOBODY)
             equal((status, report["verdict"]), (REFUSED, "refused"))
             assert "CAP_SYS_PTRACE is missing" in report["error"], report
+        status, _, errors = run("watch", "--pid", child.pid, "--rounds", 1, prefix=NOBODY)
+        equal((status, errors), (REFUSED, ""))
         equal(heap(child.pid)["huge"], 0)
     with target(8, 8, prefix=NOBODY) as child:
         status, report = run_json("collapse", child.pid, prefix=NOBODY)

@@ -49,7 +49,7 @@ pub enum Command {
         /// Do nothing where P per cent are huge pages; succeed when that many are in the end
         #[arg(long, value_name = "P", value_parser = parse_percent)]
         min_coverage: Option<f64>,
-        /// Take no longer than that, in milliseconds
+        /// Begin nothing more after so many milliseconds
         #[arg(long, value_name = "MS", value_parser = parse_ms)]
         budget: Option<Duration>,
         /// Only say what there is to do, and whether it is permitted
@@ -70,7 +70,7 @@ pub enum Command {
     ))]
     Watch {
         /// A process; may be repeated, as may the next two
-        #[arg(long = "pid", value_name = "PID")]
+        #[arg(long = "pid", value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
         pids: Vec<i32>,
         /// All processes of this command name
         #[arg(long = "command", value_name = "NAME", value_parser = parse_command)]
@@ -85,7 +85,7 @@ pub enum Command {
         #[arg(long, value_name = "MS", default_value = "50", value_parser = parse_ms)]
         budget: Duration,
         /// End after so many rounds, of a second or longer, instead of at SIGINT or SIGTERM
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         rounds: Option<u64>,
         #[command(flatten)]
         terms: Terms,
@@ -184,6 +184,8 @@ mod tests {
         assert!(!parses("thp-collapse collapse 1 --kinds other"));
         assert!(!parses("thp-collapse watch"));
         assert!(!parses("thp-collapse watch --pid 1 --budget 0"));
+        assert!(!parses("thp-collapse watch --pid 0"));
+        assert!(!parses("thp-collapse watch --pid 1 --rounds 0"));
         assert!(parses("thp-collapse watch --pid 1 --command x --cgroup /y"));
     }
 

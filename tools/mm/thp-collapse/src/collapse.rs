@@ -184,6 +184,8 @@ struct Run<'a, K: Kernel> {
     aim: &'a Aim,
     stop: &'a AtomicBool,
     begin: Duration,
+    /// Mappings that userfaultfd watches.
+    watched: Vec<Range<u64>>,
     total: u64,
     pace: Pace,
     windows: Windows,
@@ -222,6 +224,7 @@ pub fn collapse<K: Kernel>(
         aim,
         stop,
         begin,
+        watched: Vec::new(),
         total: 0,
         pace: Pace::new(),
         windows: Windows::default(),
@@ -255,6 +258,11 @@ pub fn collapse<K: Kernel>(
         Err(Errno::SRCH) => return Ok(run.report(Ended::Exited, before, None)),
         Err(errno) => return Err(Failure::of_reading(pid, errno, kernel.capabilities())),
     };
+    run.watched = mappings
+        .iter()
+        .filter(|mapping| mapping.watched)
+        .map(|mapping| mapping.range.clone())
+        .collect();
     run.total = plan.total;
     run.windows.already_huge = plan.already_huge;
     run.windows.empty = plan.empty;
@@ -448,10 +456,11 @@ impl<K: Kernel> Run<'_, K> {
         }
         self.windows.refused += 1;
         *self.errnos.entry(errno.raw_os_error()).or_default() += 1;
-        // Without limits, EBUSY is about the memory cgroup.
+        let is_watched = || self.watched.iter().any(|row| row.contains(&window.start));
+        // EBUSY is about the memory cgroup, unless there are limits, or holes to be left alone.
         let exhausted = match errno {
             Errno::NOMEM => true,
-            Errno::BUSY => !self.aim.flags.limits,
+            Errno::BUSY => !self.aim.flags.limits && !is_watched(),
             _ => false,
         };
         match exhausted {
@@ -793,6 +802,21 @@ mod tests {
             assert_eq!(report.windows.untried > 0, ended == Ended::NoMemory);
             assert_eq!(kernel.calls.borrow()[0].2, flags);
         }
+    }
+
+    #[test]
+    fn holes_that_userfaultfd_watches_do_not_end_it() {
+        let kernel = Fake::new().with(PID, &[Small; 20]);
+        kernel.watched.set(true);
+        kernel.script(|_, range| match range.contains(&window(5)) {
+            true => Answer::Fail(Errno::BUSY),
+            false => Answer::Usual,
+        });
+        let report = run(&kernel, &aim()).unwrap();
+
+        assert_eq!(report.ended, Ended::Done);
+        assert_eq!((report.windows.collapsed, report.windows.refused), (19, 1));
+        assert!(report.refusals[0].why.contains("userfaultfd"));
     }
 
     #[test]

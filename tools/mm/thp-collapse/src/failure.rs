@@ -79,8 +79,7 @@ impl Failure {
             ),
             Errno::ACCESS | Errno::PERM => Self::MayNotRead(
                 pid,
-                "CAP_SYS_PTRACE is missing, and it is not a process of this user, or one that may \
-                 be looked into",
+                "CAP_SYS_PTRACE is missing, and it is another user's process, or not dumpable",
             ),
             errno => Self::System("cannot read the process's memory map", errno),
         }
@@ -118,7 +117,8 @@ pub fn why(errno: Errno, known: Known, flags: Flags) -> (String, &'static str) {
     let (name, sentence) = match errno {
         Errno::INVAL => (
             "EINVAL",
-            "the kernel will not collapse these: there is nothing in them, or userfaultfd, or a guard region, or huge pages are ruled out for the mapping or the process",
+            "the kernel will not collapse these: there is nothing in them, or userfaultfd, or a \
+             guard region, or huge pages are ruled out for the mapping or the process",
         ),
         Errno::AGAIN => (
             "EAGAIN",
@@ -126,12 +126,17 @@ pub fn why(errno: Errno, known: Known, flags: Flags) -> (String, &'static str) {
         ),
         Errno::BUSY if flags.limits => (
             "EBUSY",
-            "more holes, swapped or shared pages than khugepaged/max_ptes_* allow, or no room in the memory cgroup",
+            "more holes, swapped or shared pages than khugepaged/max_ptes_* allow, or holes that \
+             userfaultfd watches, or no room in the memory cgroup",
         ),
-        Errno::BUSY => ("EBUSY", "no room for a huge page in the memory cgroup"),
-        Errno::NOMEM if known.flags.defrag && !flags.defrag => {
-            ("ENOMEM", "there is no huge page to be had; --defrag may make one")
-        }
+        Errno::BUSY => (
+            "EBUSY",
+            "no room for a huge page in the memory cgroup, or holes that userfaultfd watches",
+        ),
+        Errno::NOMEM if known.flags.defrag && !flags.defrag => (
+            "ENOMEM",
+            "there is no huge page to be had; --defrag may make one",
+        ),
         Errno::NOMEM => ("ENOMEM", "there is no huge page to be had"),
         _ => return (errno.to_string(), "not expected of MADV_COLLAPSE"),
     };

@@ -45,6 +45,8 @@ pub struct Fake {
     pub tells_contents: bool,
     /// What the owners advised.
     pub advice: Cell<Advice>,
+    /// Whether userfaultfd watches all mappings.
+    pub watched: Cell<bool>,
     /// What listing processes takes.
     pub listing: Cell<Duration>,
     /// What a call takes for each window.
@@ -81,6 +83,7 @@ impl Fake {
             no_collapse: Cell::new(None),
             tells_contents: true,
             advice: Cell::new(Advice::None),
+            watched: Cell::default(),
             listing: Cell::default(),
             cost: Cell::new(Duration::from_micros(500)),
             memory: RefCell::default(),
@@ -192,6 +195,7 @@ impl Kernel for Fake {
                     huge: bytes(|content| *content == Content::Huge),
                     eligible: true,
                     advice: self.advice.get(),
+                    watched: self.watched.get(),
                 }
             })
             .collect())

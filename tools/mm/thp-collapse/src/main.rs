@@ -54,6 +54,8 @@ fn main() -> ExitCode {
 
     match run(cli) {
         Ok(verdict) => verdict.into(),
+        // Whoever reads no further, as head(1), need not be told.
+        Err(Failure::System(_, Errno::PIPE)) => Verdict::Error.into(),
         Err(failure) => {
             let verdict = failure.verdict();
             // There is nobody left to tell when this fails, too.
@@ -214,7 +216,7 @@ fn collapse_one(
             true => Some(Trace::begin().map_err(|err| {
                 match Errno::from_io_error(&err).unwrap_or(Errno::IO) {
                     Errno::ACCESS | Errno::PERM => Failure::MayNotTrace,
-                    errno => Failure::System("cannot trace which engine serves", errno),
+                    errno => Failure::System("cannot use tracefs at /sys/kernel/tracing", errno),
                 }
             })?),
             false => None,

@@ -55,6 +55,8 @@ pub struct Mapping {
     pub eligible: bool,
     /// What its owner advised.
     pub advice: Advice,
+    /// Whether userfaultfd watches it: then the kernel fills no holes there.
+    pub watched: bool,
 }
 
 /// Writes a range as /proc/PID/maps does; `--range` takes it like that.
@@ -97,6 +99,7 @@ impl From<MemoryMap> for Mapping {
                 (false, true) => Advice::Nohuge,
                 (false, false) => Advice::None,
             },
+            watched: flags.intersects(VmFlags::UM | VmFlags::UW),
         }
     }
 }
@@ -206,7 +209,7 @@ Rss:                   0 kB
 VmFlags: rd wr sh mr mw me ms ht
 7f2000000000-7f2000001000 r--p 00000000 08:01 5  /usr/lib/\xff\xfe.so
 Rss:                   4 kB
-VmFlags: rd mr mw me nh
+VmFlags: rd mr mw me nh um
 7f3000000000-7f3000001000 r--p 00000000 08:01 5  /SYSVe
 Rss:                   4 kB
 7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0  [stack]
@@ -229,6 +232,7 @@ Rss:                   4 kB
         assert_eq!(heap.advice, Advice::Huge);
         assert!(!maps[1].eligible);
         assert_eq!(maps[3].advice, Advice::Nohuge);
+        assert!(maps[3].watched && !heap.watched);
         let kinds: Vec<Kind> = maps.iter().map(|mapping| mapping.kind).collect();
         use Kind::*;
         assert_eq!(kinds, [Anon, Shmem, Other, File, Shmem, Anon, Other]);

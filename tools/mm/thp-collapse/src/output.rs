@@ -6,11 +6,14 @@ use crate::collapse::{Ended, Progress, Report};
 use crate::kernel::Known;
 use crate::maps::{Advice, Coverage, Kind, Mapping};
 use crate::watch::{Event, Outcome, Summary};
+use console::style;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
 const MIB: u64 = 1 << 20;
+/// How many characters a bar for coverage has.
+const BAR: usize = 20;
 
 /// A line about what the kernel can do.
 pub fn kernel(known: Known) -> String {
@@ -98,9 +101,25 @@ fn percent(coverage: &Coverage) -> String {
     }
 }
 
+/// Coverage as a bar, on a terminal. It is full when nothing is missing.
+fn bar(coverage: &Coverage) -> String {
+    let full = (coverage.percent * BAR as f64 / 100.0) as usize;
+    let rest = BAR.saturating_sub(full);
+
+    match io::stdout().is_terminal() {
+        true => format!(
+            "{}{} ",
+            style("█".repeat(full)).green(),
+            style("░".repeat(rest)).dim()
+        ),
+        false => String::new(),
+    }
+}
+
 fn coverage(label: &str, coverage: &Coverage) -> String {
     format!(
-        "{label}: {} MiB in memory, {} MiB of it huge pages ({} %)\n",
+        "{label}: {}{} MiB in memory, {} MiB of it huge pages ({} %)\n",
+        bar(coverage),
         coverage.resident / MIB,
         coverage.huge / MIB,
         percent(coverage)
@@ -206,8 +225,12 @@ pub fn event(event: &Event) -> String {
 /// What came of watching.
 pub fn summary(summary: &Summary) -> String {
     format!(
-        "{} rounds: {} of {} processes covered, {} windows collapsed in {} ms\n",
-        summary.rounds, summary.covered, summary.processes, summary.collapsed, summary.milliseconds
+        "{} of {} processes covered, {} collapsed in {} ms; rounds: {}\n",
+        summary.covered,
+        summary.processes,
+        of_windows(summary.collapsed),
+        summary.milliseconds,
+        summary.rounds
     )
 }
 

@@ -76,6 +76,8 @@ pub struct Summary {
     pub processes: u64,
     /// How many of them had the coverage when last looked at.
     pub covered: u64,
+    /// How many of them the kernel refused to do anything for.
+    pub refused: u64,
     /// How many windows were collapsed.
     pub collapsed: u64,
     /// How long the work took, in milliseconds.
@@ -85,9 +87,10 @@ pub struct Summary {
 impl Summary {
     /// How that is told to a script.
     pub fn verdict(&self) -> Verdict {
-        match self.covered == self.processes {
-            true => Verdict::Success,
-            false => Verdict::Partial,
+        match self.processes {
+            all if all == self.covered => Verdict::Success,
+            all if all == self.refused && self.collapsed == 0 => Verdict::Refused,
+            _ => Verdict::Partial,
         }
     }
 }
@@ -97,6 +100,7 @@ struct Kept<P> {
     process: P,
     name: String,
     covered: bool,
+    refused: bool,
     /// It is left alone up to this round.
     rests_until: u64,
     /// For how many rounds, when nothing could be done.
@@ -159,6 +163,7 @@ pub fn watch<K: Kernel>(
                 // What this kernel cannot do, it cannot do for any process.
                 Err(err @ (Failure::NoCollapse | Failure::UnknownFlag(_))) => return Err(err),
                 Err(err) => {
+                    one.refused = err.verdict() == Verdict::Refused;
                     one.give_rest(summary.rounds);
                     (Outcome::Error(err.to_string()), false)
                 }
@@ -182,6 +187,7 @@ pub fn watch<K: Kernel>(
     }
     summary.processes = kept.len() as u64;
     summary.covered = kept.values().filter(|kept| kept.covered).count() as u64;
+    summary.refused = kept.values().filter(|kept| kept.refused).count() as u64;
     summary.milliseconds = u64::try_from(busy.as_millis()).unwrap_or(u64::MAX);
     Ok(summary)
 }
@@ -212,6 +218,7 @@ fn take_hold<K: Kernel>(
                     process,
                     name: listed.name,
                     covered: false,
+                    refused: false,
                     rests_until: 0,
                     rest: 1,
                 },
@@ -238,6 +245,7 @@ impl<P> Kept<P> {
     fn learn(&mut self, report: &Report, aim: &Aim, round: u64) {
         let wanted = aim.min_coverage.unwrap_or(0.0);
 
+        self.refused = report.verdict == Verdict::Refused;
         self.covered = report.after.is_some_and(|after| after.reaches(wanted));
         if report.windows.collapsed > 0 {
             self.rest = 1;
@@ -401,7 +409,7 @@ mod tests {
         let summary = run(&kernel, &all(), 40, |event| rounds.push(event.round)).unwrap();
 
         assert_eq!(rounds, [1, 3, 6, 11, 20, 37]);
-        assert_eq!(summary.verdict(), Verdict::Partial);
+        assert_eq!(summary.verdict(), Verdict::Refused);
     }
 
     #[test]
@@ -469,8 +477,15 @@ mod tests {
         })
         .unwrap();
 
-        assert_eq!((errors.len(), summary.verdict()), (2, Verdict::Partial));
+        assert_eq!((errors.len(), summary.verdict()), (2, Verdict::Refused));
         assert!(errors[0].contains("PTRACE_MODE_READ"));
+        // With another one for which something was done, it is a part.
+        let summary = Summary {
+            processes: 2,
+            covered: 1,
+            ..summary
+        };
+        assert_eq!(summary.verdict(), Verdict::Partial);
     }
 
     #[test]
