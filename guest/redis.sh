@@ -22,7 +22,7 @@ before=$(redis-cli -s $socket debug digest)
 
 command="'$program' collapse $pid --engine"
 # What we print is shown as it is: on a terminal, with the bar that it has there.
-[ -z "${COLUMNS:-}" ] || command="script -qec \"stty cols $COLUMNS; $command\" /dev/null"
+[ -z "${COLUMNS:-}" ] || command="script -qec \"stty cols $COLUMNS -onlcr; $command\" /dev/null"
 bash -c "$command" 2>&1 | tee /tmp/collapse.log
 # 3: some of it was refused, or has nothing in it.
 case ${PIPESTATUS[0]} in 0 | 3) ;; *) die "the heap was not collapsed" ;; esac
