@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Collapse as real programs use it: DAMON driven by damo, and stress-ng beside thp-collapse.
+"""Collapse as real programs use it: DAMON, by the commands that our documentation tells, and
+stress-ng beside thp-collapse.
 
 usage: programs.py THP-COLLAPSE [DAMO]
 
@@ -9,6 +10,7 @@ Prints a line "pass" or "fail" for each test; what is wrong goes to standard err
 
 import contextlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -28,6 +30,7 @@ from harness import (
 )
 
 DAMO = sys.argv[2:]
+PAGE = pathlib.Path(__file__).parents[1] / "Documentation/admin-guide/mm/collapse.rst"
 
 # Reads a byte of each page of the first half, over and over, and compares. TLBs that hold all of it
 # would hide that from the accessed bits of page tables; to unmap more than a few pages empties them.
@@ -62,10 +65,18 @@ def traced():
         instance.rmdir()
 
 
-def damo(*args):
-    """Runs damo, for kdamond 0."""
-    done = subprocess.run([*DAMO, *args], capture_output=True, text=True, check=False)
+def shell(commands, pid=0):
+    """Runs commands as an administrator would, who has damo and looks after a process."""
+    path = f"{pathlib.Path(DAMO[0]).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PID": str(pid)}
+    done = subprocess.run(["sh", "-ec", commands], env=environment, capture_output=True, text=True, check=False)
     equal((done.returncode, done.stdout + done.stderr), (0, ""))
+
+
+def documented(begin):
+    """Commands in the page for administrators, from the one that begins so on."""
+    block = PAGE.read_text().split(f"    # {begin}")[1].split("\n\n")[0]
+    return begin + block.replace("\n    # ", "\n")
 
 
 def huge(pid, start, size):
@@ -74,25 +85,30 @@ def huge(pid, start, size):
     return run_json("collapse", pid, "--range", bounds, "--dry-run")[1]["windows"]["already_huge"]
 
 
-def test_damon_collapses_the_half_that_is_hot():
+def collapses_the_half_that_is_hot(commands):
     half = 32 * MIB
     windows = half // WINDOW - 1
     with process(HALVES, half // MIB) as (child, line), traced() as trace:
         start = int(line)
-        # Intervals in which the half is read several times, also on an emulated machine.
-        damo("start", str(child.pid), "--monitoring_intervals", "25ms", "500ms", "60s",
-             "--damos_action", "collapse", "--damos_sz_region", "2M", "max",
-             "--damos_access_rate", "80%", "max", "--damos_age", "1s", "max")
+        shell(commands, child.pid)
         for _ in range(200):
             time.sleep(1)
             if huge(child.pid, start, half) >= windows * 3 // 4:
                 break
         found = huge(child.pid, start, half), huge(child.pid, start + half, half)
-        damo("stop")
+        shell("damo stop")
         assert found[0] >= windows * 3 // 4 and found[1] <= windows // 8, found
         assert "kdamond" in trace(), trace()
         child.terminate()
         equal(child.wait(), 0)
+
+
+def test_damon_by_damo_collapses_the_half_that_is_hot():
+    collapses_the_half_that_is_hot(documented("damo start"))
+
+
+def test_damon_by_sysfs_collapses_the_half_that_is_hot():
+    collapses_the_half_that_is_hot(documented("cd /sys/kernel/mm/damon"))
 
 
 # As nobody: root's poison their own memory, and die of it.
