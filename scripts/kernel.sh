@@ -31,7 +31,7 @@ base-off) tree=$BASE fragments=(common release) ;;
 esac
 out=$BUILD/$name
 # One option away from release: what that option does not touch is built already.
-if [ "$name" = bench ] && [ ! -d "$out" ] && [ -f "$BUILD/release/configured" ]; then
+if [[ $name = bench || $name = without ]] && [ ! -d "$out" ] && [ -f "$BUILD/release/configured" ]; then
 	cp -a "$BUILD/release" "$out"
 fi
 mkdir -p "$out"

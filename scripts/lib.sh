@@ -96,12 +96,12 @@ collapse_rustc() {
 }
 
 # kmake TREE OUT ARGS...: the kernel's make, the same for everything we build.
-# Fixed build identity: the same source gives the same object code.
+# Fixed build identity: the same source gives the same image, byte for byte.
 kmake() {
 	local tree=$1 out=$2
 	shift 2
 	make -C "$tree" O="$out" LLVM=-"$LLVM_MAJOR" CC="ccache clang-$LLVM_MAJOR" \
-		KBUILD_BUILD_TIMESTAMP=@0 KBUILD_BUILD_USER=thp KBUILD_BUILD_HOST=collapse \
+		KBUILD_BUILD_TIMESTAMP=@0 KBUILD_BUILD_VERSION=1 KBUILD_BUILD_USER=thp KBUILD_BUILD_HOST=collapse \
 		"$@"
 }
 
