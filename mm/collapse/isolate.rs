@@ -388,7 +388,7 @@ impl<'v> Sources<'v> {
     }
 
     /// Puts the sources back, and returns the buffer that told of them.
-    pub(crate) fn put_back(mut self) -> Option<KVBox<Saved>> {
+    fn put_back(mut self) -> Option<KVBox<Saved>> {
         self.put_back_once()
     }
 
