@@ -35,8 +35,9 @@ formatted() {
 }
 
 checkpatch() {
-	# Helpers are named as what they call; TRACE_EVENT() has a layout of its own; that
-	# new files are in MAINTAINERS is checked below, for the series as a whole.
+	# Helpers are named as what they call, and ELF and C11 have names of their own;
+	# TRACE_EVENT() has a layout of its own, and mm breaks lines by two tabs; that new
+	# files are in MAINTAINERS is checked below, for the series as a whole.
 	local types=CAMELCASE,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT,FILE_PATH_CHANGES
 	# With a git folder it would ask spdxcheck.py about licences: see spdx().
 	GIT_DIR=/none "$BASE/scripts/checkpatch.pl" --root="$BASE" --strict --quiet --no-summary \

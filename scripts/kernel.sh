@@ -33,6 +33,8 @@ out=$BUILD/$name
 # One option away from release: what that option does not touch is built already.
 if [[ $name = bench || $name = without ]] && [ ! -d "$out" ] && [ -f "$BUILD/release/configured" ]; then
 	cp -a "$BUILD/release" "$out"
+	# What make knows of how it was built names that folder.
+	grep -rlZ --include='.*.cmd' --include='.*.d' "$BUILD/release" "$out" | xargs -0 sed -i "s#$BUILD/release#$out#g"
 fi
 mkdir -p "$out"
 
