@@ -111,6 +111,13 @@ __rust_helper int rust_helper_folio_nid(const struct folio *folio)
 	return folio_nid(folio);
 }
 
+#ifndef CONFIG_SWAP
+__rust_helper bool rust_helper_folio_free_swap(struct folio *folio)
+{
+	return folio_free_swap(folio);
+}
+#endif
+
 __rust_helper void rust_helper_folio_put(struct folio *folio)
 {
 	folio_put(folio);
