@@ -104,7 +104,9 @@ choose_accelerator() {
 
 # no5lvl: while identify_cpu() runs, boot_cpu_data has no LA57; an interrupt in
 # that moment makes KASAN take the direct map of five levels for wild addresses.
-guest=(--append no5lvl --run "$image" --force-9p --cpus "$cpus" --memory "$memory" "${append[@]}" "${qemu[@]}")
+# no_timer_check: on a busy machine an emulated timer can be late by more than the
+# kernel waits for it at boot, which panics then. Guests of KVM do without that too.
+guest=(--append "no5lvl no_timer_check" --run "$image" --force-9p --cpus "$cpus" --memory "$memory" "${append[@]}" "${qemu[@]}")
 guest_pid=
 choose_accelerator
 if [ -z "$command" ]; then
