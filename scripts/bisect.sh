@@ -9,8 +9,8 @@
 # touches these. Boots kernels that are not, byte for byte, the one booted before. A
 # warning is a failure.
 #
-# With --objects builds nothing but the C files that any patch edits, at each patch
-# that touches C, and without Rust. That takes a minute or two.
+# With --objects builds nothing but the C files that any patch edits, at the first
+# patch and at each that touches C, and without Rust. That takes a minute or two.
 #
 # Each step builds little, since all of it happens in the one unpacked tree and its
 # build folders. The tree is complete again in the end.
@@ -62,7 +62,7 @@ for ((number = first; number <= last; number++)); do
 	mine=$(awk -F '\t' -v n="$number" '$1 == n' <<<"$commits")
 	step="$number $(head -n 1 <<<"$mine" | cut -f 2)" paths=$(cut -f 3 <<<"$mine")
 	if [ -n "$objects" ]; then
-		grep -qE '^(mm|arch|include)/.*[.][ch]$' <<<"$paths" || continue
+		[ "$number" -eq "$first" ] || grep -qE '^(mm|arch|include)/.*[.][ch]$' <<<"$paths" || continue
 	fi
 	"$ROOT/scripts/overlay.py" sync --commits "$number" "$BASE" "$TREE"
 	for name in release "$off"; do
