@@ -128,9 +128,11 @@ pub fn node_reclaim_enabled() -> bool {
 /// Whether two NUMA nodes are too far apart for reclaim to reach.
 #[inline]
 pub fn nodes_too_far(a: usize, b: usize) -> bool {
-    // SAFETY: Reads tables that are fixed after boot; both are nodes of existing pages.
-    unsafe {
-        bindings::node_distance_of(a as core::ffi::c_int, b as core::ffi::c_int)
-            > bindings::node_reclaim_distance
-    }
+    // With a single node there is no such distance: the variable is only declared then.
+    cfg!(CONFIG_NUMA)
+        // SAFETY: Reads tables that are fixed after boot; both are nodes of existing pages.
+        && unsafe {
+            bindings::node_distance_of(a as core::ffi::c_int, b as core::ffi::c_int)
+                > bindings::node_reclaim_distance
+        }
 }
