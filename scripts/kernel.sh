@@ -7,6 +7,7 @@
 #   release debug             with this series
 #   without                   with this series, as release, but its option off
 #   bench                     the release kernel with a switch to the C code
+#   small                     with this series, and no more than that depends on
 #   base-release              the unpatched base, same options
 #   off base-off              without Rust, for comparing object code
 #
@@ -24,10 +25,11 @@ release) tree=$TREE fragments=(common rust release collapse) ;;
 debug) tree=$TREE fragments=(common rust debug collapse collapse-debug) ;;
 bench) tree=$TREE fragments=(common rust release collapse collapse-bench) ;;
 without) tree=$TREE fragments=(common rust release) ;;
+small) tree=$TREE fragments=(small) ;;
 base-release) tree=$BASE fragments=(common rust release) ;;
 off) tree=$TREE fragments=(common release) ;;
 base-off) tree=$BASE fragments=(common release) ;;
-*) die "no configuration '$name': release, debug, bench, without, base-release, off or base-off" ;;
+*) die "no configuration '$name': release, debug, bench, small, without, base-release, off or base-off" ;;
 esac
 out=$BUILD/$name
 # One option away from release: what that option does not touch is built already.
