@@ -28,7 +28,7 @@ static const char * const pass_names[] = {
 };
 
 static enum collapse_pass hold_pass;
-static atomic_t nr_held;
+static atomic_t nr_held[ARRAY_SIZE(pass_names)];
 static DECLARE_WAIT_QUEUE_HEAD(hold_wait);
 static DEFINE_MUTEX(debug_mutex);
 
@@ -41,10 +41,10 @@ void collapse_debug_hold(enum collapse_pass pass)
 	if (READ_ONCE(hold_pass) != pass)
 		return;
 
-	atomic_inc(&nr_held);
+	atomic_inc(&nr_held[pass]);
 	/* Killed or not, the collapse goes on: it has locks to give up. */
 	(void)wait_event_killable(hold_wait, READ_ONCE(hold_pass) != pass);
-	atomic_dec(&nr_held);
+	atomic_dec(&nr_held[pass]);
 }
 
 /* Whether a copy shall be taken for one that met bad memory. */
@@ -93,8 +93,9 @@ DEFINE_SHOW_STORE_ATTRIBUTE(engine);
 
 static int hold_show(struct seq_file *m, void *v)
 {
-	seq_printf(m, "%s %d\n", pass_names[READ_ONCE(hold_pass)],
-		   atomic_read(&nr_held));
+	enum collapse_pass pass = READ_ONCE(hold_pass);
+
+	seq_printf(m, "%s %d\n", pass_names[pass], atomic_read(&nr_held[pass]));
 	return 0;
 }
 

@@ -578,6 +578,14 @@ TEST_F(collapse, gap)
 	}
 }
 
+/* As if nothing could be mapped there: the stack is further down. */
+TEST_F(collapse, above_all_mappings)
+{
+	char *last = (char *)((1UL << 47) - 2 * WINDOW);
+
+	EXPECT_EQ(collapse(last, WINDOW), ENOMEM);
+}
+
 TEST_F(collapse, thp_disabled_for_process)
 {
 	write_pages(self->mem, PAGES, 1);

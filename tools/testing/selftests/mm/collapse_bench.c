@@ -42,7 +42,6 @@
 #define MADV_F_COLLAPSE_DEFRAG	0x20000
 #endif
 
-#define ENGINE		"/sys/kernel/debug/thp_collapse/engine"
 #define TRACING		"/sys/kernel/tracing/"
 #define INSTANCE	TRACING "instances/collapse_bench/"
 

@@ -34,7 +34,6 @@
 #define MADV_GUARD_INSTALL 102
 #endif
 
-#define ENGINE		"/sys/kernel/debug/thp_collapse/engine"
 #define CGROUP		"/sys/fs/cgroup/collapse_diff"
 #define NR_WINDOWS	2
 #define NR_PAGES	(NR_WINDOWS * PAGES)

@@ -184,6 +184,14 @@ static void lay_mapped_by_ptes(FIXTURE_DATA(collapse_fault) * self)
 	mprotect(self->mem, psize(), PROT_READ | PROT_WRITE);
 }
 
+/* That is left to the C code. */
+static void lay_shmem(FIXTURE_DATA(collapse_fault) * self)
+{
+	mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED,
+	     -1, 0);
+	write_every(self->mem, 1);
+}
+
 static long page_tables(void)
 {
 	/* Else CPUs tell of some later. */
@@ -227,7 +235,7 @@ static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_fault
 	}
 	TH_LOG("%u allocations failed, %u calls with them", n - 1, failed_calls);
 	EXPECT_LT(n, MAX_ALLOCATIONS);
-	EXPECT_GT(failed_calls, 2);
+	EXPECT_GE(failed_calls, 2);
 	/* They are freed after a grace period. */
 	for (int tries = 0; tries < 20 && page_tables() - tables >= 16; tries++)
 		sleep(1);
@@ -256,6 +264,11 @@ TEST_F_TIMEOUT(collapse_fault, swapped, 300)
 TEST_F_TIMEOUT(collapse_fault, mapped_by_ptes, 300)
 {
 	sweep(_metadata, self, lay_mapped_by_ptes, 1);
+}
+
+TEST_F_TIMEOUT(collapse_fault, shmem, 300)
+{
+	sweep(_metadata, self, lay_shmem, 1);
 }
 
 /*
@@ -345,29 +358,40 @@ TEST_F_TIMEOUT(collapse_fault, cgroup_at_limit, 300)
 	EXPECT_EQ(rmdir(CGROUP), 0);
 }
 
-/* Only the window with the bad page is put back. */
+/*
+ * Only the window with the bad page is put back: mostly the one that comes at that
+ * time, but one of them may have to wait for others. Of one window nothing is left.
+ */
+static void meet_bad_page(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_fault) * self,
+			  size_t windows, size_t bad)
+{
+	size_t huge = 0;
+
+	remap(_metadata, self, windows);
+	for (size_t i = 0; i < windows; i++)
+		write_every(self->mem + i * WINDOW, 1);
+	write_number(BAD_COPY, bad);
+	EXPECT_EQ(collapse(self->mem, windows * WINDOW), EINVAL);
+	EXPECT_EQ(read_num(BAD_COPY), 0);
+	for (size_t i = 0; i < windows; i++) {
+		huge += is_huge(self->mem + i * WINDOW);
+		EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 1));
+	}
+	EXPECT_EQ(huge, windows - 1);
+	EXPECT_EQ(collapse(self->mem, windows * WINDOW), 0);
+	for (size_t i = 0; i < windows; i++) {
+		EXPECT_TRUE(is_huge(self->mem + i * WINDOW));
+		EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 1));
+	}
+}
+
 TEST_F_TIMEOUT(collapse_fault, machine_check, 300)
 {
 	if (access(BAD_COPY, W_OK))
 		SKIP(return, "no " BAD_COPY);
-	for (size_t bad = 1; bad <= NR_WINDOWS * PAGES; bad += PAGES / 2 - 1) {
-		size_t window = (bad - 1) / PAGES;
-
-		remap(_metadata, self, NR_WINDOWS);
-		for (size_t i = 0; i < NR_WINDOWS; i++)
-			write_every(self->mem + i * WINDOW, 1);
-		write_number(BAD_COPY, bad);
-		EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), EINVAL);
-		EXPECT_EQ(read_num(BAD_COPY), 0);
-		EXPECT_FALSE(is_huge(self->mem + window * WINDOW));
-		for (size_t i = 0; i < NR_WINDOWS; i++) {
-			EXPECT_EQ(is_huge(self->mem + i * WINDOW), i != window);
-			EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 1));
-		}
-		EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
-		EXPECT_TRUE(is_huge(self->mem + window * WINDOW));
-		EXPECT_TRUE(window_intact(self->mem + window * WINDOW, 1));
-	}
+	for (size_t bad = 1; bad <= NR_WINDOWS * PAGES; bad += PAGES / 2 - 1)
+		meet_bad_page(_metadata, self, NR_WINDOWS, bad);
+	meet_bad_page(_metadata, self, 1, 1);
 }
 
 static void on_sigbus(int signal)

@@ -21,7 +21,6 @@
 #include "collapse_util.h"
 #include "hugepage_settings.h"
 
-#define ENGINE		"/sys/kernel/debug/thp_collapse/engine"
 #define RECLAIM_MODE	"/proc/sys/vm/zone_reclaim_mode"
 /* As the kernel has it on x86. */
 #define RECLAIM_DISTANCE 30

@@ -37,6 +37,9 @@
 #define MADV_GUARD_INSTALL 102
 #define MADV_GUARD_REMOVE 103
 #endif
+#ifndef MADV_F_COLLAPSE_LIMITS
+#define MADV_F_COLLAPSE_LIMITS	0x10000
+#endif
 
 /* Slots that are not backed by a page of their own. */
 #define HOLE		100
@@ -75,6 +78,8 @@ FIXTURE_VARIANT(collapse_race)
 	bool write_protected;
 	/* KSM may merge the many pages that are alike. */
 	bool mergeable;
+	/* It has merged them. */
+	bool merged;
 	/* Some pages are swapped out. */
 	bool swapped;
 	/* Only its dirty bit tells of a page that it was written since it was freed lazily. */
@@ -115,6 +120,13 @@ static void act_discard_and_refill(FIXTURE_DATA(collapse_race) * self)
 {
 	discard(self, 0, PAGES);
 	write_page(self, 7, 3);
+}
+
+/* Another page is there then. */
+static void act_replace_page(FIXTURE_DATA(collapse_race) * self)
+{
+	discard(self, 5, 1);
+	write_page(self, 5, 3);
 }
 
 static void act_write(FIXTURE_DATA(collapse_race) * self)
@@ -253,9 +265,15 @@ static void forget_poisoned(FIXTURE_DATA(collapse_race) * self)
 	self->poisoned = 0;
 }
 
+/* What is merged is left merged. */
 static void act_merge(FIXTURE_DATA(collapse_race) * self)
 {
 	ksm_start();
+	write_num("/sys/kernel/mm/ksm/run", 0);
+}
+
+static void act_unmerge(FIXTURE_DATA(collapse_race) * self)
+{
 	ksm_stop();
 }
 
@@ -276,6 +294,14 @@ static void act_move_page_aside(FIXTURE_DATA(collapse_race) * self)
 	/* If it is not what was there, nothing is. */
 	moved = moved && (unsigned char)self->aside[psize() - 1] == self->expected[9];
 	self->expected[9] = moved ? 0 : 0xff;
+}
+
+/* The other code takes mmap_lock for write, and so waits where we have a lock. */
+static void act_collapse_in_c(FIXTURE_DATA(collapse_race) * self)
+{
+	write_file(ENGINE, "c", sizeof("c"));
+	madvise(self->window, WINDOW, MADV_COLLAPSE);
+	write_file(ENGINE, "rust", sizeof("rust"));
 }
 
 /* To the last node that there is, and back. */
@@ -307,6 +333,11 @@ FIXTURE_VARIANT_ADD(collapse_race, discard_window)
 FIXTURE_VARIANT_ADD(collapse_race, discard_and_refill)
 {
 	.act = act_discard_and_refill,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, replace_page)
+{
+	.act = act_replace_page,
 };
 
 FIXTURE_VARIANT_ADD(collapse_race, write)
@@ -433,6 +464,18 @@ FIXTURE_VARIANT_ADD(collapse_race, merge)
 {
 	.act = act_merge,
 	.mergeable = true,
+	/* KSM waits for none of our locks, and takes no page from us. */
+	.early_passes = ARRAY_SIZE(passes),
+	.early = 0,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, unmerge)
+{
+	.act = act_unmerge,
+	.mergeable = true,
+	.merged = true,
+	.early_passes = 3,
+	.early = 0,
 };
 
 FIXTURE_VARIANT_ADD(collapse_race, swap_off)
@@ -450,9 +493,19 @@ FIXTURE_VARIANT_ADD(collapse_race, move_page_aside)
 	.dense = true,
 };
 
+FIXTURE_VARIANT_ADD(collapse_race, collapse_in_c)
+{
+	.act = act_collapse_in_c,
+	.early_passes = 2,
+	.early = 0,
+};
+
 FIXTURE_VARIANT_ADD(collapse_race, migrate)
 {
 	.act = act_migrate,
+	/* What is being collapsed is passed over. */
+	.early_passes = ARRAY_SIZE(passes),
+	.early = 0,
 };
 
 /* Somewhere to map windows, with room before, between and after. */
@@ -512,6 +565,10 @@ static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_race) 
 	}
 	if (variant->mergeable)
 		ASSERT_EQ(madvise(self->mem, WINDOW, MADV_MERGEABLE), 0);
+	if (variant->merged) {
+		act_merge(self);
+		ASSERT_GT(ksm_get_self_merging_pages(), 0);
+	}
 	if (variant->swapped)
 		madvise(page(self, 300), 50 * psize(), MADV_PAGEOUT);
 	if (variant->write_protected) {
@@ -632,6 +689,8 @@ TEST_F_TIMEOUT(collapse_race, in_each_pass, 300)
 		}
 		if (self->gup >= 0)
 			expect_pinned(_metadata, self);
+		if (variant->mergeable)
+			ksm_stop();
 
 		mprotect(self->mem, self->mapped * psize(), PROT_READ | PROT_WRITE);
 		memset(self->mem, 9, self->mapped * psize());
@@ -709,11 +768,17 @@ static size_t huge_windows(char *mem)
 	return huge;
 }
 
-static int collapse_of(int pidfd, char *mem, size_t size)
+static int collapse_of_with(int pidfd, char *mem, size_t size, unsigned int flags)
 {
 	struct iovec range = { mem, size };
 
-	return syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, 0U) < 0 ? errno : 0;
+	return syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, flags) < 0 ?
+	       errno : 0;
+}
+
+static int collapse_of(int pidfd, char *mem, size_t size)
+{
+	return collapse_of_with(pidfd, mem, size, 0);
 }
 
 /* It ends while its collapse still would be held, and does no more than its batch. */
@@ -773,6 +838,8 @@ struct remote {
 	int pidfd;
 	char *mem;
 	size_t size;
+	unsigned int flags;
+	pid_t tid;
 	int result;
 };
 
@@ -780,7 +847,8 @@ static void *collapse_remote(void *argument)
 {
 	struct remote *remote = argument;
 
-	remote->result = collapse_of(remote->pidfd, remote->mem, remote->size);
+	remote->tid = gettid();
+	remote->result = collapse_of_with(remote->pidfd, remote->mem, remote->size, remote->flags);
 	return NULL;
 }
 
@@ -935,6 +1003,17 @@ TEST_F_TIMEOUT(collapse_ends, writer_is_stopped, 120)
 	}
 }
 
+static pid_t fork_paused(void)
+{
+	pid_t child = fork();
+
+	if (!child) {
+		pause();
+		_exit(0);
+	}
+	return child;
+}
+
 /* A page that another collapse holds is not waited for. */
 TEST_F_TIMEOUT(collapse_ends, shared_with_held_one, 60)
 {
@@ -944,12 +1023,8 @@ TEST_F_TIMEOUT(collapse_ends, shared_with_held_one, 60)
 	pid_t child;
 
 	fill_windows(_metadata, self->mem);
-	child = fork();
+	child = fork_paused();
 	ASSERT_GE(child, 0);
-	if (!child) {
-		pause();
-		_exit(0);
-	}
 	remote.pidfd = syscall(__NR_pidfd_open, child, 0);
 	hold_after("isolate");
 	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
@@ -965,6 +1040,260 @@ TEST_F_TIMEOUT(collapse_ends, shared_with_held_one, 60)
 	EXPECT_EQ(madvise(self->mem, SIZE, MADV_COLLAPSE), 0);
 	EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
 	EXPECT_TRUE(windows_intact(self->mem));
+}
+
+static void *collapse_all(void *mem)
+{
+	return (void *)(intptr_t)madvise(mem, SIZE, MADV_COLLAPSE);
+}
+
+struct toucher {
+	char *page;
+	/* Changes the mapping instead. */
+	bool maps;
+	pid_t tid;
+	atomic_bool go, done;
+};
+
+static void *touch(void *argument)
+{
+	struct toucher *toucher = argument;
+
+	toucher->tid = gettid();
+	while (!toucher->go)
+		usleep(1000);
+	if (toucher->maps)
+		madvise(toucher->page, WINDOW, MADV_DONTDUMP);
+	else
+		FORCE_READ(toucher->page[0]);
+	toucher->done = true;
+	return NULL;
+}
+
+static bool wait_asleep(const pid_t *tid)
+{
+	char path[64], stat[512], *state;
+
+	for (int i = 0; i < WAIT_MS; i++) {
+		snprintf(path, sizeof(path), "/proc/self/task/%d/stat", *tid);
+		if (*tid && read_file(path, stat, sizeof(stat)) > 0) {
+			state = strrchr(stat, ')');
+			if (state && state[2] == 'D')
+				return true;
+		}
+		usleep(1000);
+	}
+	return false;
+}
+
+static bool wait_done(const struct toucher *toucher)
+{
+	for (int i = 0; !toucher->done && i < WAIT_MS; i++)
+		usleep(1000);
+	return toucher->done;
+}
+
+/* The one that is held goes on, to be held again. */
+static bool held_next(const char *pass)
+{
+	hold_after(pass);
+	return wait_held();
+}
+
+/* The third batch has four times as many windows, if nobody waited before. */
+#define THIRD_BATCH	(3 * BATCH)
+
+/*
+ * Who waits for a lock of a batch does not wait for all of it: the other windows
+ * are put back, and collapsed later.
+ */
+TEST_F_TIMEOUT(collapse_ends, batch_is_cut_short, 120)
+{
+	static const struct {
+		const char *begun, *cut;
+		/* Waits for the lock of the VMA, or for a page. */
+		bool maps;
+	} cuts[] = {
+		{ "fault_in", "isolate", true },
+		{ "isolate", "copy", false },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cuts); i++) {
+		struct toucher waiting = {
+			.page = self->mem + (cuts[i].maps ? NR_WINDOWS - 1 : THIRD_BATCH) * WINDOW,
+			.maps = cuts[i].maps,
+		};
+		struct toucher other = { .page = self->mem + (THIRD_BATCH + 3 * BATCH) * WINDOW };
+		pthread_t collapser, waiter, reader;
+		void *result;
+
+		fill_windows(_metadata, self->mem);
+		hold_after("install");
+		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_all, self->mem), 0);
+		EXPECT_TRUE(wait_held());
+		EXPECT_TRUE(held_next("scan"));
+		EXPECT_TRUE(held_next("install"));
+		EXPECT_TRUE(held_next(cuts[i].begun));
+		/* One who waits for a VMA's lock keeps mmap_lock meanwhile. */
+		ASSERT_EQ(pthread_create(&reader, NULL, touch, &other), 0);
+		ASSERT_EQ(pthread_create(&waiter, NULL, touch, &waiting), 0);
+		waiting.go = true;
+		EXPECT_TRUE(wait_asleep(&waiting.tid));
+		EXPECT_TRUE(held_next(cuts[i].cut));
+		EXPECT_FALSE(waiting.done);
+		other.go = true;
+		EXPECT_TRUE(wait_done(&other)) {
+			TH_LOG("after %s", cuts[i].cut);
+		}
+		hold_after("none");
+		ASSERT_EQ(pthread_join(collapser, &result), 0);
+		ASSERT_EQ(pthread_join(waiter, NULL), 0);
+		ASSERT_EQ(pthread_join(reader, NULL), 0);
+		EXPECT_EQ(result, NULL);
+		EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
+		EXPECT_TRUE(windows_intact(self->mem));
+	}
+}
+
+/* Windows of a batch come to lie in two mappings: that of one is locked at a time. */
+TEST_F_TIMEOUT(collapse_ends, mapping_is_split, 60)
+{
+	pthread_t collapser;
+	void *result;
+
+	fill_windows(_metadata, self->mem);
+	hold_after("provide");
+	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_all, self->mem), 0);
+	EXPECT_TRUE(wait_held());
+	EXPECT_EQ(madvise(self->mem, WINDOW, MADV_DONTDUMP), 0);
+	hold_after("none");
+	ASSERT_EQ(pthread_join(collapser, &result), 0);
+	EXPECT_EQ(result, NULL);
+	EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
+	EXPECT_TRUE(windows_intact(self->mem));
+}
+
+/* Who is asked for no more shared pages than there may be looks again when it has them. */
+TEST_F_TIMEOUT(collapse_ends, shared_meanwhile, 60)
+{
+	struct remote remote = {
+		.mem = self->mem, .size = SIZE, .flags = MADV_F_COLLAPSE_LIMITS, .result = -1,
+	};
+	pthread_t collapser;
+	pid_t child;
+
+	thp_write_num("khugepaged/max_ptes_shared", 0);
+	fill_windows(_metadata, self->mem);
+	remote.pidfd = syscall(__NR_pidfd_open, getpid(), 0);
+	hold_after("provide");
+	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
+	EXPECT_TRUE(wait_held());
+	child = fork_paused();
+	ASSERT_GE(child, 0);
+	hold_after("none");
+	ASSERT_EQ(pthread_join(collapser, NULL), 0);
+	EXPECT_EQ(remote.result, EBUSY);
+	EXPECT_EQ(huge_windows(self->mem), 0);
+	EXPECT_TRUE(windows_intact(self->mem));
+	kill(child, SIGKILL);
+	ASSERT_EQ(waitpid(child, NULL, 0), child);
+	EXPECT_EQ(collapse_of_with(remote.pidfd, self->mem, SIZE, MADV_F_COLLAPSE_LIMITS), 0);
+	EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
+	close(remote.pidfd);
+}
+
+static void replace(char *mem, size_t size)
+{
+	/* Not to be one mapping with that beside it, which has been written to. */
+	mmap(mem, size, PROT_READ | PROT_WRITE,
+	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+}
+
+/* What may become of two windows while a page of the second one is waited for. */
+static void stay(char *mem)
+{
+}
+
+static void discard_second(char *mem)
+{
+	madvise(mem + WINDOW, WINDOW, MADV_DONTNEED);
+}
+
+static void unmap_second(char *mem)
+{
+	munmap(mem + WINDOW, WINDOW);
+}
+
+static void replace_second(char *mem)
+{
+	replace(mem + WINDOW, WINDOW);
+}
+
+static void replace_both(char *mem)
+{
+	replace(mem, 2 * WINDOW);
+}
+
+/*
+ * Both have a page in swap. One has read it, into the swap cache, and locked it: the
+ * other waits for it without any lock. Then nothing may be as it was.
+ */
+TEST_F_TIMEOUT(collapse_ends, swap_in_waits, 120)
+{
+	static const struct {
+		void (*act)(char *mem);
+		int result;
+		bool first_is_huge;
+	} cases[] = {
+		{ stay, 0, true },
+		{ discard_second, EINVAL, true },
+		{ unmap_second, EINVAL, false },
+		{ replace_second, EINVAL, true },
+		{ replace_both, EINVAL, false },
+	};
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	char *swapped = self->mem + WINDOW;
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct remote holder = { .mem = swapped, .size = WINDOW, .result = -1 };
+		struct remote waiter = { .mem = self->mem, .size = 2 * WINDOW, .result = -1 };
+		pthread_t holding, waiting;
+		pid_t child;
+
+		fill_windows(_metadata, self->mem);
+		madvise(swapped, WINDOW, MADV_PAGEOUT);
+		if (!pagemap_is_swapped(pagemap, swapped))
+			SKIP(break, "nothing was swapped out: no swap?");
+		child = fork_paused();
+		ASSERT_GE(child, 0);
+		holder.pidfd = syscall(__NR_pidfd_open, child, 0);
+		waiter.pidfd = syscall(__NR_pidfd_open, getpid(), 0);
+		hold_after("isolate");
+		ASSERT_EQ(pthread_create(&holding, NULL, collapse_remote, &holder), 0);
+		EXPECT_TRUE(wait_held());
+		ASSERT_EQ(pthread_create(&waiting, NULL, collapse_remote, &waiter), 0);
+		EXPECT_TRUE(wait_asleep(&waiter.tid));
+		cases[i].act(self->mem);
+		hold_after("none");
+		ASSERT_EQ(pthread_join(holding, NULL), 0);
+		ASSERT_EQ(pthread_join(waiting, NULL), 0);
+		EXPECT_EQ(holder.result, 0);
+		EXPECT_EQ(waiter.result, cases[i].result) {
+			TH_LOG("case %zu", i);
+		}
+		EXPECT_EQ(is_huge(self->mem), cases[i].first_is_huge) {
+			TH_LOG("case %zu", i);
+		}
+		if (cases[i].act == stay) {
+			EXPECT_TRUE(is_huge(swapped));
+			EXPECT_TRUE(windows_intact(self->mem));
+		}
+		kill(child, SIGKILL);
+		ASSERT_EQ(waitpid(child, NULL, 0), child);
+		close(holder.pidfd);
+		close(waiter.pidfd);
+	}
+	close(pagemap);
 }
 
 struct traveller {
@@ -1046,12 +1375,8 @@ TEST_F_TIMEOUT(collapse_ends, two_isolate_the_same, 60)
 	pid_t child;
 
 	fill_windows(_metadata, self->mem);
-	child = fork();
+	child = fork_paused();
 	ASSERT_GE(child, 0);
-	if (!child) {
-		pause();
-		_exit(0);
-	}
 	hold_after("fault_in");
 	for (int i = 0; i < 2; i++) {
 		remotes[i] = (struct remote){

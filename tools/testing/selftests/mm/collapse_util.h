@@ -55,6 +55,8 @@ static inline bool is_huge(const char *window)
 
 /* Has collapses stop after a pass, or go on again after "none". */
 #define COLLAPSE_HOLD	"/sys/kernel/debug/thp_collapse/hold"
+/* Has those that begin from now on served by the C code, or by that in Rust. */
+#define ENGINE		"/sys/kernel/debug/thp_collapse/engine"
 
 static inline void hold_after(const char *pass)
 {
