@@ -8,7 +8,7 @@
 # HOURS=n           for 'make soak'; with COLLAPSE_SEED=n it repeats a round
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tree kernel run test bench soak shell check docs series series-check bisect refresh baseline clean
+.PHONY: help setup tree kernel run test bench coverage soak shell check docs series series-check bisect refresh baseline clean
 export KERNEL_SRC COLLAPSE_SEED
 
 help: ## what can be done here
@@ -29,6 +29,9 @@ run: setup ## demonstration: collapse a redis-server's heap in a guest
 
 test: setup ## everything that is tested; ends with a line of totals
 	@scripts/test.sh
+
+coverage: ## tell which lines of the engine the last 'make test' did not reach
+	@scripts/coverage.sh
 
 soak: setup ## random tests for as long as you like: HOURS=8, or 0.5
 	@scripts/soak.sh "$(HOURS)"

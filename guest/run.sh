@@ -25,6 +25,10 @@ cd /tmp || exit
 bash "$folder/command"
 status=$?
 
+# Which code of the engine ran, see scripts/coverage.py.
+coverage=/sys/kernel/debug/thp_collapse/coverage
+[ ! -r $coverage ] || cat $coverage >"$folder/coverage"
+
 # The debug kernel's leak detector names what is older than five seconds and
 # stayed unreferenced and unchanged over two scans; what it finds is a failure.
 leaks=/sys/kernel/debug/kmemleak

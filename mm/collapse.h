@@ -120,6 +120,8 @@ void free_contig_frozen_pages(unsigned long pfn, unsigned long nr_pages);
 DECLARE_STATIC_KEY_FALSE(collapse_engine_c);
 void collapse_debug_hold(enum collapse_pass pass);
 bool collapse_debug_fail_copy(void);
+/* What the compiler has blocks of code call, as for KCOV. */
+void __sanitizer_cov_trace_pc(void);
 #endif
 
 static inline bool collapse_in_rust(void)

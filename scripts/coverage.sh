@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Which lines of the engine the last "make test" did not reach, in all that it ran on
+# the debug kernel, beside what tests/uncovered says of them.
+#
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+use_base
+
+ran=("$BUILD"/boot/debug-{kunit,redis,programs,selftests-ours,selftests-upstream,selftests-uffd}/coverage)
+for file in "${ran[@]}"; do
+	[ -f "$file" ] || die "$file is missing: run 'make test' first"
+done
+python3 "$ROOT/scripts/coverage.py" "$LLVM_MAJOR" "$TREE" "$BUILD/debug" "$ROOT/tests/uncovered" "${ran[@]}"
