@@ -50,12 +50,13 @@ pub(crate) const BATCH_MAX: usize = 16;
 /// as long as nobody does.
 const BATCH_FIRST: usize = 2;
 
-/// What the huge page of a window may cost others.
+/// What it may cost others to allocate the huge page of a window and to charge it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
     /// What the policy lets it.
     Full,
-    /// Nothing: another window can go first, and leaves its base pages behind.
+    /// Neither reclaim nor compaction: another window can go first, and leaves its base pages
+    /// behind.
     Least,
 }
 
@@ -136,8 +137,8 @@ pub(crate) struct Control<'mm> {
     pub(crate) drained: bool,
     /// Windows that the next batch may have.
     pub(crate) batch: usize,
-    /// Up to here batches double.
-    calm: usize,
+    /// Whether anybody has waited for a batch.
+    waited_for: bool,
     /// Where a scan counts.
     pub(crate) load: KVBox<NodeLoad>,
 }
@@ -164,7 +165,7 @@ impl<'mm> Control<'mm> {
             drained_here: false,
             drained: false,
             batch: BATCH_FIRST,
-            calm: BATCH_MAX,
+            waited_for: false,
             load,
         })
     }
@@ -188,13 +189,18 @@ impl<'mm> Control<'mm> {
             return Ok(kit);
         }
 
-        // One on the wrong node is better than none.
+        // One on the wrong node is better than none, but not than to go later.
         let far = kits.pop();
-        self.provide_new(nid, nodes, effort)
-            .or_else(|refusal| match far {
-                Some(kit) if refusal != Refusal::Killed => Ok(kit),
-                _ => Err(refusal),
-            })
+        match (self.provide_new(nid, nodes, effort), far) {
+            (Err(refusal), Some(kit)) if effort == Effort::Full && refusal != Refusal::Killed => {
+                Ok(kit)
+            }
+            (Err(refusal), Some(kit)) => {
+                self.spare.keep(kit);
+                Err(refusal)
+            }
+            (result, _) => result,
+        }
     }
 
     fn provide_new(
@@ -203,15 +209,10 @@ impl<'mm> Control<'mm> {
         nodes: &NodeMask,
         effort: Effort,
     ) -> Result<Kit<'mm>, Refusal> {
-        let saved = match self.spare.saved.pop() {
-            Some(saved) => saved,
-            None => KVBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?,
-        };
         let gfp = match effort {
             Effort::Full => self.gfp()?,
             Effort::Least => thp::without_reclaim(self.gfp()?),
         };
-        let table = PteTable::alloc(self.mm).ok_or(Refusal::NoMemory)?;
         let Some(folio) = UnchargedFolio::alloc(gfp, nid, nodes) else {
             if effort == Effort::Full {
                 stat::count(CollapseEvent::AllocFailed);
@@ -219,12 +220,25 @@ impl<'mm> Control<'mm> {
             return Err(Refusal::NoHugePage);
         };
 
-        stat::count(CollapseEvent::Alloc);
+        if effort == Effort::Full {
+            stat::count(CollapseEvent::Alloc);
+        }
         let folio = folio.charge(self.mm, gfp).map_err(|err| match err {
             ChargeError::Limit => Refusal::Charge,
             ChargeError::NoMemory => Refusal::NoHugePage,
         })?;
+        // Its window will ask again for one that could not be charged: not to be counted twice.
+        if effort == Effort::Least {
+            stat::count(CollapseEvent::Alloc);
+        }
         folio.count_memcg_alloc();
+
+        // What may reclaim whatever the effort comes when the huge page is at hand.
+        let table = PteTable::alloc(self.mm).ok_or(Refusal::NoMemory)?;
+        let saved = match self.spare.saved.pop() {
+            Some(saved) => saved,
+            None => KVBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?,
+        };
 
         Ok(Kit {
             folio,
@@ -261,17 +275,17 @@ impl<'mm> Control<'mm> {
             .map_err(|_| Refusal::Killed)
     }
 
-    /// Adapts the size of batches, as TCP does its window (RFC 5681): half when somebody waited for
-    /// our lock or for a page; else double, up to where that last happened, and from there on one
-    /// more.
-    pub(crate) fn adapt(&mut self, contended: bool) {
+    /// Adapts the size of batches to one that had `nr` windows, as TCP does its window (RFC 5681):
+    /// half when somebody waited for our lock or for a page; else double, or one more once somebody
+    /// has waited. A batch that was not full does not tell what a larger one would do.
+    pub(crate) fn adapt(&mut self, nr: usize, contended: bool) {
+        self.waited_for |= contended;
         if contended {
             self.batch = (self.batch / 2).max(1);
-            self.calm = self.batch;
-        } else if self.batch < self.calm {
-            self.batch = (self.batch * 2).min(self.calm);
-        } else {
-            self.batch = (self.batch + 1).min(BATCH_MAX);
+        } else if nr >= self.batch {
+            let more = if self.waited_for { 1 } else { self.batch };
+
+            self.batch = (self.batch + more).min(BATCH_MAX);
         }
     }
 }

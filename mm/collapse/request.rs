@@ -380,13 +380,18 @@ impl<'mm> Request<'mm> {
             return self.note(Refusal::NoMemory);
         };
 
-        let mut enough = true;
+        let (mut enough, mut all) = (true, true);
         for (candidate, failed) in candidates {
             let window = Attempt {
                 addr: candidate.addr,
                 failed,
             };
+            let swapped = candidate.swapped > 0;
+
+            // What is read from swap is charged too: no huge page of another window is held then.
+            enough &= !swapped || ready.is_empty();
             if !enough {
+                all = false;
                 self.defer(window);
                 continue;
             }
@@ -400,21 +405,25 @@ impl<'mm> Request<'mm> {
                 .provide(candidate.nid, &candidate.nodes, effort)
             {
                 Ok(kit) => {
-                    let _ =
-                        ready.push_within_capacity((Ready { window, kit }, candidate.swapped > 0));
+                    let _ = ready.push_within_capacity((Ready { window, kit }, swapped));
+                    enough = !swapped;
                 }
                 Err(refusal) if effort == Effort::Full || refusal == Refusal::Killed => {
                     return self.note(refusal);
                 }
                 // Those that have what they need go first, and leave theirs to the others.
                 Err(_) => {
-                    enough = false;
+                    (enough, all) = (false, false);
                     self.defer(window);
                 }
             }
         }
         if ready.is_empty() {
             return;
+        }
+        if !all {
+            // So that no more windows are scanned for the next batch than it can have.
+            self.control.batch = ready.len();
         }
         hold_after(Pass::Provide);
 
@@ -471,6 +480,7 @@ impl<'mm> Request<'mm> {
         let mut verdicts = [(Attempt { addr: 0, failed: 0 }, Verdict::Huge); BATCH_MAX];
         let mut left = verdicts.iter_mut();
         let limits = self.control.policy.limits_in(&vma);
+        let nr = fit.len();
         let contended = batch::run(
             &mut self.control.spare,
             &vma,
@@ -483,7 +493,7 @@ impl<'mm> Request<'mm> {
             },
         );
         drop(vma);
-        self.control.adapt(contended);
+        self.control.adapt(nr, contended);
 
         for (window, verdict) in verdicts {
             match verdict {

@@ -1202,36 +1202,26 @@ TEST_F_TIMEOUT(collapse_ends, shared_meanwhile, 60)
 	close(remote.pidfd);
 }
 
-static void replace(char *mem, size_t size)
-{
-	/* Not to be one mapping with that beside it, which has been written to. */
-	mmap(mem, size, PROT_READ | PROT_WRITE,
-	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
-}
-
-/* What may become of two windows while a page of the second one is waited for. */
+/* What may become of a window while a page of it is waited for. */
 static void stay(char *mem)
 {
 }
 
-static void discard_second(char *mem)
+static void discard_window(char *mem)
 {
-	madvise(mem + WINDOW, WINDOW, MADV_DONTNEED);
+	madvise(mem, WINDOW, MADV_DONTNEED);
 }
 
-static void unmap_second(char *mem)
+static void unmap_window(char *mem)
 {
-	munmap(mem + WINDOW, WINDOW);
+	munmap(mem, WINDOW);
 }
 
-static void replace_second(char *mem)
+static void replace_window(char *mem)
 {
-	replace(mem + WINDOW, WINDOW);
-}
-
-static void replace_both(char *mem)
-{
-	replace(mem, 2 * WINDOW);
+	/* Not to be one mapping with that beside it, which has been written to. */
+	mmap(mem, WINDOW, PROT_READ | PROT_WRITE,
+	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
 }
 
 /*
@@ -1243,20 +1233,18 @@ TEST_F_TIMEOUT(collapse_ends, swap_in_waits, 120)
 	static const struct {
 		void (*act)(char *mem);
 		int result;
-		bool first_is_huge;
 	} cases[] = {
-		{ stay, 0, true },
-		{ discard_second, EINVAL, true },
-		{ unmap_second, EINVAL, false },
-		{ replace_second, EINVAL, true },
-		{ replace_both, EINVAL, false },
+		{ stay, 0 },
+		{ discard_window, EINVAL },
+		{ unmap_window, EINVAL },
+		{ replace_window, EINVAL },
 	};
 	int pagemap = open("/proc/self/pagemap", O_RDONLY);
 	char *swapped = self->mem + WINDOW;
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		struct remote holder = { .mem = swapped, .size = WINDOW, .result = -1 };
-		struct remote waiter = { .mem = self->mem, .size = 2 * WINDOW, .result = -1 };
+		struct remote waiter = { .mem = swapped, .size = WINDOW, .result = -1 };
 		pthread_t holding, waiting;
 		pid_t child;
 
@@ -1273,15 +1261,12 @@ TEST_F_TIMEOUT(collapse_ends, swap_in_waits, 120)
 		EXPECT_TRUE(wait_held());
 		ASSERT_EQ(pthread_create(&waiting, NULL, collapse_remote, &waiter), 0);
 		EXPECT_TRUE(wait_asleep(&waiter.tid));
-		cases[i].act(self->mem);
+		cases[i].act(swapped);
 		hold_after("none");
 		ASSERT_EQ(pthread_join(holding, NULL), 0);
 		ASSERT_EQ(pthread_join(waiting, NULL), 0);
 		EXPECT_EQ(holder.result, 0);
 		EXPECT_EQ(waiter.result, cases[i].result) {
-			TH_LOG("case %zu", i);
-		}
-		EXPECT_EQ(is_huge(self->mem), cases[i].first_is_huge) {
 			TH_LOG("case %zu", i);
 		}
 		if (cases[i].act == stay) {
