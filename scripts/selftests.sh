@@ -30,17 +30,13 @@ if [ "$kernel" = build ]; then
 	exit
 fi
 
-# In guests side by side, none of which does much at a time: ours in one with two
-# nodes, and what takes longest alone. Those that this tree has: the base lacks our own.
+# Ours and upstream's, each in a guest of its own, side by side: ours in one with two
+# nodes. Those that this tree has: the base lacks our own.
 rm -rf "$out/suites" "$BUILD/boot/$kernel-selftests"-*
 mkdir -p "$out/suites"
 while IFS=$'\t' read -r name limit command tries; do
 	[ -f "$tree/tools/testing/selftests/mm/${command%% *}.c" ] || continue
-	case $name in
-	collapse*) group=ours ;;
-	uffd*) group=uffd ;;
-	*) group=upstream ;;
-	esac
+	case $name in collapse*) group=ours ;; *) group=upstream ;; esac
 	printf '%s\t%s\t%s\t%s\n' "$name" "$limit" "$command" "$tries" >>"$out/suites/$group"
 done < <(grep -v '^#' "$ROOT/tests/suites")
 

@@ -7,10 +7,10 @@
 // crate: collapse
 // error: E0599 no method named `provide` found for mutable reference `&mut Spare
 
-use crate::control::{Control, Kit, Spare};
+use crate::control::{Control, Effort, Kit, Spare};
 use kernel::mm::folio::NodeMask;
 
 fn misuse<'mm>(spare: &mut Spare<'mm>, control: &mut Control<'mm>) -> Option<Kit<'mm>> {
-    drop(spare.provide(0, &NodeMask::online())); // misuse
-    control.provide(0, &NodeMask::online()).ok()
+    drop(spare.provide(0, &NodeMask::online(), Effort::Full)); // misuse
+    control.provide(0, &NodeMask::online(), Effort::Full).ok()
 }

@@ -11,6 +11,6 @@ use crate::{control::Saved, isolate::Isolated};
 use kernel::alloc::KVBox;
 
 fn misuse(mut window: Isolated<'_, '_>) -> Option<KVBox<Saved>> {
-    // mended: window.sources.put_back()
+    // mended: window.sources.into_saved()
     window.sources.saved.take() // misuse
 }
