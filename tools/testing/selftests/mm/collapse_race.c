@@ -1088,9 +1088,7 @@ static bool wait_asleep(const pid_t *tid)
 
 static bool wait_done(const struct toucher *toucher)
 {
-	for (int i = 0; !toucher->done && i < WAIT_MS; i++)
-		usleep(1000);
-	return toucher->done;
+	return wait_until(toucher->done);
 }
 
 /* The one that is held goes on, to be held again. */

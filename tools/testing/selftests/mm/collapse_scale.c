@@ -236,22 +236,12 @@ static void *collapse_batches(void *mem)
 
 static bool wait_huge(char *mem, size_t nr)
 {
-	for (int i = 0; i < WAIT_MS; i++) {
-		if (count_pages(mem, NR_SMALL * WINDOW, PAGE_IS_HUGE) == nr * PAGES)
-			return true;
-		usleep(1000);
-	}
-	return false;
+	return wait_until(count_pages(mem, NR_SMALL * WINDOW, PAGE_IS_HUGE) == nr * PAGES);
 }
 
 static bool wait_allocated(long nr)
 {
-	for (int i = 0; i < WAIT_MS; i++) {
-		if (read_field("/proc/vmstat", "thp_collapse_alloc") >= nr)
-			return true;
-		usleep(1000);
-	}
-	return false;
+	return wait_until(read_field("/proc/vmstat", "thp_collapse_alloc") >= nr);
 }
 
 /*

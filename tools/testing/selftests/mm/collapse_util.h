@@ -76,14 +76,19 @@ static inline int nr_held(void)
 
 #define WAIT_MS		20000
 
+/* Whether it came true in time. */
+#define wait_until(condition)						\
+({									\
+	int ms_left = WAIT_MS;						\
+									\
+	while (!(condition) && ms_left-- > 0)				\
+		usleep(1000);						\
+	ms_left >= 0;							\
+})
+
 static inline bool wait_nr_held(int nr)
 {
-	for (int i = 0; i < WAIT_MS; i++) {
-		if (nr_held() >= nr)
-			return true;
-		usleep(1000);
-	}
-	return false;
+	return wait_until(nr_held() >= nr);
 }
 
 /* Returns -1 if there is none with these features. */
