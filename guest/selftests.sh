@@ -38,7 +38,7 @@ while IFS=$'\t' read -r name limit command tries; do
 	echo 64 >/proc/sys/vm/nr_hugepages
 	for try in $(seq "${tries:-1}"); do
 		: >"$results/$name.tap"
-		{ sleep "$limit" && where_threads_are; } >>"$results/$name.tap" &
+		(trap 'kill $!' TERM; sleep "$limit" & wait $! && where_threads_are) >>"$results/$name.tap" &
 		observer=$!
 		timeout -k 10 $((limit + 5)) bash -c "$command" </dev/null >>"$results/$name.tap" 2>&1
 		status=$?

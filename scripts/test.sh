@@ -18,7 +18,7 @@ mkdir -p "$BUILD"
 report() {
 	local lines
 	lines=$(cat)
-	printf '%s\n' "$lines" >>"$results"
+	flock "$results" tee -a "$results" <<<"$lines" >/dev/null
 	grep -v '^pass' <<<"$lines" | sed 's/^/    /' || true
 }
 
@@ -147,21 +147,34 @@ step "runner: a dying guest fails" fails_as "Kernel panic\|died" release "echo c
 step "runner: a kernel splat fails" fails_as "complained" release "echo 'WARNING: made by a test' >/dev/kmsg"
 step "soak: what is no number of hours is refused" hours_refused
 step "runner: a guest without its leak detector fails" fails_as "leaked memory\|complained" -a kmemleak=off debug true
-suite "KUnit" kunit
-step "the crate announces itself at boot" announces
 suite "thp-collapse: unit tests" "$ROOT/scripts/agent.sh" test
 program=$("$ROOT/scripts/agent.sh") || report <<<"fail thp-collapse is built"
-suite "thp-collapse in a guest" in_guest agent release "python3 '$ROOT/guest/agent.py' '$program'"
-step "redis-server's heap is collapsed, its data intact (release)" \
-	"$ROOT/scripts/boot.sh" -l redis release "bash '$ROOT/guest/redis.sh' '$program' 100000"
-step "redis-server's heap is collapsed, its data intact (debug)" \
-	"$ROOT/scripts/boot.sh" -t 600 -l redis debug "bash '$ROOT/guest/redis.sh' '$program' 20000"
-suite "DAMON by damo, stress-ng beside thp-collapse (release)" in_guest programs release \
-	"python3 '$ROOT/guest/programs.py' '$program' '$CACHE/venv/bin/damo'"
-suite "stress-ng beside thp-collapse (debug)" in_guest programs debug "python3 '$ROOT/guest/programs.py' '$program'"
-suite "instructions of C and Rust" "$ROOT/scripts/bench.sh" short
-suite "mm selftests, release kernel" selftests release
-suite "mm selftests, debug kernel" selftests debug
+step "build the mm selftests" "$ROOT/scripts/selftests.sh" build
+
+release_guests() {
+	suite "thp-collapse in a guest" in_guest agent release "python3 '$ROOT/guest/agent.py' '$program'"
+	step "redis-server's heap is collapsed, its data intact (release)" \
+		"$ROOT/scripts/boot.sh" -l redis release "bash '$ROOT/guest/redis.sh' '$program' 100000"
+	suite "DAMON by damo, stress-ng beside thp-collapse (release)" in_guest programs release \
+		"python3 '$ROOT/guest/programs.py' '$program' '$CACHE/venv/bin/damo'"
+	suite "instructions of C and Rust" "$ROOT/scripts/bench.sh" short
+	suite "mm selftests, release kernel" selftests release
+}
+
+debug_guests() {
+	suite "KUnit" kunit
+	step "the crate announces itself at boot" announces
+	step "redis-server's heap is collapsed, its data intact (debug)" \
+		"$ROOT/scripts/boot.sh" -t 600 -l redis debug "bash '$ROOT/guest/redis.sh' '$program' 20000"
+	suite "stress-ng beside thp-collapse (debug)" in_guest programs debug "python3 '$ROOT/guest/programs.py' '$program'"
+	suite "mm selftests, debug kernel" selftests debug
+}
+
+# Side by side: most guests keep one processor busy.
+for kernel in release debug; do
+	{ "${kernel}_guests" || report <<<"fail the guests of the $kernel kernel: ended with status $?"; } &
+done
+wait
 
 grep '^fail' "$results" | sed 's/^/    /' || true
 count() { grep -c "^$1 " "$results" || true; }

@@ -62,15 +62,11 @@ pub(crate) fn fault_in<'mm>(
     policy: &Policy,
     vma: StableVma<'mm>,
     addr: usize,
-) -> Result<StableVma<'mm>, (Option<StableVma<'mm>>, Refusal)> {
+) -> Result<StableVma<'mm>, Refusal> {
     let mut swapped_in = 0;
     let result = fault_in_slots(mm, policy, vma, addr, &mut swapped_in);
 
-    trace::swapped_in(
-        mm,
-        swapped_in,
-        result.as_ref().err().map(|(_, refusal)| *refusal),
-    );
+    trace::swapped_in(mm, swapped_in, result.as_ref().err().copied());
     result
 }
 
@@ -80,7 +76,7 @@ fn fault_in_slots<'mm>(
     mut vma: StableVma<'mm>,
     addr: usize,
     swapped_in: &mut usize,
-) -> Result<StableVma<'mm>, (Option<StableVma<'mm>>, Refusal)> {
+) -> Result<StableVma<'mm>, Refusal> {
     for nr in 0..PTRS_PER_PTE {
         let mut tries = 0;
 
@@ -95,16 +91,16 @@ fn fault_in_slots<'mm>(
                     vma = stable;
                     break;
                 }
-                SwapIn::NoMemory(stable) => return Err((Some(stable), Refusal::NoMemory)),
-                SwapIn::Failed(stable) => return Err((Some(stable), Refusal::SwapIn)),
+                SwapIn::NoMemory(_) => return Err(Refusal::NoMemory),
+                SwapIn::Failed(_) => return Err(Refusal::SwapIn),
                 SwapIn::Unlocked => {
-                    vma = revalidate(mm, policy, addr).map_err(|why| (None, why))?;
+                    vma = revalidate(mm, policy, addr)?;
                     if vma.pmd(addr).map(|slot| slot.read().kind()) != Some(PmdKind::Table) {
-                        return Err((Some(vma), Refusal::Raced));
+                        return Err(Refusal::Raced);
                     }
                     tries += 1;
                     if tries == TRIES {
-                        return Err((Some(vma), Refusal::Locked));
+                        return Err(Refusal::Locked);
                     }
                 }
             }

@@ -372,120 +372,121 @@ impl<'mm> Request<'mm> {
 
     /// Collapses candidates.
     fn collapse_batch(&mut self, candidates: KVec<(Candidate, u8)>) {
-        let nr = candidates.len();
-        let (Ok(mut ready), Ok(mut fit)) = (
-            KVec::with_capacity(nr, GFP_KERNEL),
-            KVec::with_capacity(nr, GFP_KERNEL),
-        ) else {
-            return self.note(Refusal::NoMemory);
+        let Some((mut ready, swapped)) = self.provide(candidates) else {
+            return;
         };
 
-        let (mut enough, mut all) = (true, true);
+        hold_after(Pass::Provide);
+        let Some(vma) = self.settle(&mut ready, swapped) else {
+            return;
+        };
+
+        hold_after(Pass::FaultIn);
+        self.run(vma, ready);
+    }
+
+    /// Provides as many candidates as can be with what they need, and leaves the others to the next
+    /// batch.
+    ///
+    /// Also returns whether anything has to be read from swap. Such a window goes alone: what is
+    /// read is charged as well, and no huge page of another window shall be held then.
+    fn provide(&mut self, candidates: KVec<(Candidate, u8)>) -> Option<(KVec<Ready<'mm>>, bool)> {
+        let Ok(mut ready) = KVec::with_capacity(candidates.len(), GFP_KERNEL) else {
+            self.note(Refusal::NoMemory);
+            return None;
+        };
+        let (mut enough, mut swapped) = (true, false);
+
         for (candidate, failed) in candidates {
             let window = Attempt {
                 addr: candidate.addr,
                 failed,
             };
-            let swapped = candidate.swapped > 0;
-
-            // What is read from swap is charged too: no huge page of another window is held then.
-            enough &= !swapped || ready.is_empty();
-            if !enough {
-                all = false;
-                self.defer(window);
-                continue;
-            }
             let effort = if ready.is_empty() {
                 Effort::Full
             } else {
                 Effort::Least
             };
+
+            enough &= ready.is_empty() || !(swapped || candidate.swapped > 0);
+            if !enough {
+                self.defer(window);
+                continue;
+            }
             match self
                 .control
                 .provide(candidate.nid, &candidate.nodes, effort)
             {
                 Ok(kit) => {
-                    let _ = ready.push_within_capacity((Ready { window, kit }, swapped));
-                    enough = !swapped;
+                    let _ = ready.push_within_capacity(Ready { window, kit });
+                    swapped = candidate.swapped > 0;
                 }
                 Err(refusal) if effort == Effort::Full || refusal == Refusal::Killed => {
-                    return self.note(refusal);
+                    self.note(refusal);
+                    return None;
                 }
                 // Those that have what they need go first, and leave theirs to the others.
                 Err(_) => {
-                    (enough, all) = (false, false);
+                    enough = false;
                     self.defer(window);
                 }
             }
         }
-        if ready.is_empty() {
-            return;
-        }
-        if !all {
+        if !enough {
             // So that no more windows are scanned for the next batch than it can have.
             self.control.batch = ready.len();
         }
-        hold_after(Pass::Provide);
+        Some((ready, swapped))
+    }
 
-        // Faulting in may lose the VMA. Windows that cannot go on leave.
-        let mut stable = None;
-        for (Ready { window, kit }, swapped) in ready {
-            let vma = match self.revalidate(stable.take(), window) {
-                Ok(vma) => vma,
-                Err(refusal) if refusal.ends_request() => return,
-                Err(_) => {
-                    self.control.spare.keep(kit);
-                    continue;
+    /// Finds the VMA of a batch, now that all it needs is at hand, and reads in what was swapped
+    /// out, which may lose the VMA again.
+    ///
+    /// Windows that turn out to lie in no VMA that may be collapsed leave, up to the first that
+    /// does. Those after it that lie in another one than that are refused by their batch.
+    fn settle(&mut self, ready: &mut KVec<Ready<'mm>>, swapped: bool) -> Option<StableVma<'mm>> {
+        while let Some(&Ready { window, .. }) = ready.first() {
+            let Control { mm, policy, .. } = &self.control;
+            let result = revalidate(mm, policy, window.addr).and_then(|vma| {
+                if swapped {
+                    fault_in(mm, policy, vma, window.addr)
+                } else {
+                    Ok(vma)
                 }
-            };
-            if !swapped {
-                stable = Some(vma);
-            } else {
-                match fault_in(self.control.mm, &self.control.policy, vma, window.addr) {
-                    Ok(vma) => {
-                        // The CPU that read them in has them in its LRU caches, and we may go on
-                        // on another one.
-                        self.control.drained = false;
-                        stable = Some(vma);
+            });
+
+            match result {
+                Ok(vma) => {
+                    // The CPU that read pages in has them in its LRU caches, and we may go on on
+                    // another one.
+                    self.control.drained &= !swapped;
+                    return Some(vma);
+                }
+                Err(refusal) => {
+                    self.refuse(window, refusal);
+                    if refusal.ends_request() {
+                        return None;
                     }
-                    Err((vma, refusal)) => {
-                        self.refuse(window, refusal);
-                        if refusal.ends_request() {
-                            return;
-                        }
+                    if let Ok(Ready { kit, .. }) = ready.remove(0) {
                         self.control.spare.keep(kit);
-                        stable = vma;
-                        continue;
                     }
                 }
             }
-            let _ = fit.push_within_capacity(Ready { window, kit });
         }
-        let stable = match (stable, fit.first()) {
-            (Some(vma), _) => Some(vma),
-            (None, Some(first)) => {
-                revalidate(self.control.mm, &self.control.policy, first.window.addr).ok()
-            }
-            (None, None) => None,
-        };
-        let Some(vma) = stable else {
-            for Ready { window, kit } in fit {
-                self.refuse(window, Refusal::Raced);
-                self.control.spare.keep(kit);
-            }
-            return;
-        };
+        None
+    }
 
-        hold_after(Pass::FaultIn);
+    /// Takes a batch through all passes.
+    fn run(&mut self, vma: StableVma<'mm>, ready: KVec<Ready<'mm>>) {
         let mut verdicts = [(Attempt { addr: 0, failed: 0 }, Verdict::Huge); BATCH_MAX];
         let mut left = verdicts.iter_mut();
         let limits = self.control.policy.limits_in(&vma);
-        let nr = fit.len();
+        let nr = ready.len();
         let contended = batch::run(
             &mut self.control.spare,
             &vma,
             limits,
-            fit,
+            ready,
             |window, verdict| {
                 if let Some(slot) = left.next() {
                     *slot = (window, verdict);

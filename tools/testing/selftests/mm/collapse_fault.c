@@ -6,7 +6,8 @@
  * intact, nothing lost, and the next call must succeed.
  *
  * Needs CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC and CONFIG_FAULT_INJECTION_DEBUG_FS;
- * for machine checks CONFIG_THP_COLLAPSE_RUST_DEBUG.
+ * for machine checks CONFIG_THP_COLLAPSE_RUST_DEBUG, for unreadable swap
+ * CONFIG_FAIL_MAKE_REQUEST.
  */
 #define _GNU_SOURCE
 #include "kselftest_harness.h"
@@ -427,6 +428,62 @@ TEST_F_TIMEOUT(collapse_fault, poisoned, 300)
 	EXPECT_TRUE(is_huge(self->mem + WINDOW));
 	EXPECT_TRUE(window_intact(self->mem + WINDOW, 1));
 	unpoison_memory(pfn);
+}
+
+/* Has what is swapped out read back, or not. Returns whether that can be chosen. */
+static bool swap_reads(bool succeed)
+{
+	char device[64], path[128];
+
+	find_swap(device, sizeof(device));
+	snprintf(path, sizeof(path), "/sys/block/%s/make-it-fail", basename(device));
+	if (access(path, F_OK) || access(FAULTS "fail_make_request", F_OK))
+		return false;
+	write_num(FAULTS "fail_make_request/verbose", 0);
+	write_text(FAULTS "fail_make_request/times", "-1");
+	write_num(FAULTS "fail_make_request/probability", 100);
+	write_num(path, !succeed);
+	return true;
+}
+
+/* Swap cannot be read: that window is refused, the range goes on. */
+TEST_F_TIMEOUT(collapse_fault, swap_unreadable, 300)
+{
+	char *window = self->mem + WINDOW, page[psize()];
+	int mem = open("/proc/self/mem", O_RDONLY);
+	size_t unreadable = 0;
+
+	remap(_metadata, self, NR_WINDOWS);
+	for (size_t i = 0; i < NR_WINDOWS; i++)
+		write_every(self->mem + i * WINDOW, 1);
+	madvise(window, PAGES / 4 * psize(), MADV_PAGEOUT);
+	if (!pagemap_is_swapped(self->pagemap, window))
+		SKIP(return, "nothing was swapped out: no swap?");
+	if (!swap_reads(false))
+		SKIP(return, "reads cannot be made to fail: no CONFIG_FAIL_MAKE_REQUEST?");
+	EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), EINVAL);
+	swap_reads(true);
+	for (size_t i = 0; i < NR_WINDOWS; i++)
+		EXPECT_EQ(is_huge(self->mem + i * WINDOW), i != 1);
+	EXPECT_TRUE(window_intact(self->mem, 1));
+	EXPECT_TRUE(window_intact(self->mem + 2 * WINDOW, 1));
+	/* The page that was asked for stays unreadable while it is in the swap cache. */
+	for (size_t i = 0; i < PAGES; i++) {
+		char *addr = window + i * psize();
+
+		if (pread(mem, page, psize(), (uintptr_t)addr) == psize()) {
+			EXPECT_TRUE(page_reads(addr, true));
+			continue;
+		}
+		unreadable++;
+		EXPECT_EQ(madvise(addr, psize(), MADV_DONTNEED), 0);
+		write_page(addr);
+	}
+	EXPECT_LE(unreadable, 1);
+	EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
+	EXPECT_TRUE(is_huge(window));
+	EXPECT_TRUE(window_intact(window, 1));
+	close(mem);
 }
 
 TEST_HARNESS_MAIN
