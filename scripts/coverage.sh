@@ -8,7 +8,7 @@
 source "$(dirname "$0")/lib.sh"
 use_base
 
-ran=("$BUILD"/boot/debug-{kunit,redis,programs,selftests-ours,selftests-upstream}/coverage)
+ran=("$BUILD"/boot/debug-{kunit,redis,programs,selftests-ours,selftests-upstream,selftests-userfaultfd}/coverage)
 for file in "${ran[@]}"; do
 	[ -f "$file" ] || die "$file is missing: run 'make test' first"
 done

@@ -34,23 +34,29 @@ if [ "$kernel" = build ]; then
 fi
 
 # Ours and upstream's, each in a guest of its own, side by side: ours in one with two
-# nodes. Those that this tree has: the base lacks our own.
+# nodes. Those that this tree has: the base lacks our own. With more processors emulated
+# than there are, those of the debug kernel mostly wait for each other: there upstream's
+# have one, and the longest of them a guest of its own.
 chosen=$out/suites/$kernel
 rm -rf "$chosen" "$BUILD/boot/$kernel-selftests"-*
 mkdir -p "$chosen"
 while IFS=$'\t' read -r name limit command tries; do
 	[ -f "$tree/tools/testing/selftests/mm/${command%% *}.c" ] || continue
-	case $name in collapse*) group=ours ;; *) group=upstream ;; esac
+	case $kernel:$name in
+	*:collapse*) group=ours ;;
+	debug:uffd*) group=userfaultfd ;;
+	*) group=upstream ;;
+	esac
 	printf '%s\t%s\t%s\t%s\n' "$name" "$limit" "$command" "$tries" >>"$chosen/$group"
 done < <(grep -v '^#' "$ROOT/tests/suites")
 
 guests=()
 for suites in "$chosen"/*; do
 	group=selftests-$(basename "$suites") machine=()
-	[[ $suites != */ours ]] || machine=("${TWO_NODES[@]}")
-	# With more processors emulated than there are, one of the debug kernel waits for the
-	# answer of another most of the time: upstream's tests take half as long on one.
-	[[ $kernel != debug || $suites != */upstream ]] || machine=(-p 1)
+	case $kernel:$group in
+	*-ours) machine=("${TWO_NODES[@]}") ;;
+	debug:*) machine=(-p 1) ;;
+	esac
 	"$ROOT/scripts/boot.sh" -t 3000 -l "$group" "${machine[@]}" "$kernel" \
 		"bash '$ROOT/guest/selftests.sh' '$binaries' '$suites' '$BUILD/boot/$kernel-$group'" >&2 &
 	guests+=($!)

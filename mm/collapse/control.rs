@@ -14,7 +14,6 @@ use crate::{
 };
 use kernel::{
     alloc::{
-        AllocError,
         Flags,
         KVBox,
         KVec, //
@@ -139,19 +138,13 @@ pub(crate) struct Control<'mm> {
     pub(crate) batch: usize,
     /// Whether anybody has waited for a batch.
     waited_for: bool,
-    /// Where a scan counts.
-    pub(crate) load: KVBox<NodeLoad>,
+    /// Where a scan counts. What is huge already is not scanned.
+    pub(crate) load: Option<KVBox<NodeLoad>>,
 }
 
 impl<'mm> Control<'mm> {
-    pub(crate) fn new(
-        mm: &'mm MmWithUser,
-        policy: Policy,
-        ranges: Ranges<'mm>,
-    ) -> Result<Self, AllocError> {
-        let load = KVBox::zeroed(GFP_KERNEL)?;
-
-        Ok(Self {
+    pub(crate) fn new(mm: &'mm MmWithUser, policy: Policy, ranges: Ranges<'mm>) -> Self {
+        Self {
             mm,
             policy,
             ranges,
@@ -166,8 +159,8 @@ impl<'mm> Control<'mm> {
             drained: false,
             batch: BATCH_FIRST,
             waited_for: false,
-            load,
-        })
+            load: None,
+        }
     }
 
     /// Provides what a window needs. May sleep, and reclaim and compact as far as the policy and

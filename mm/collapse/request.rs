@@ -45,6 +45,7 @@ use core::ops::Range;
 use kernel::{
     alloc::{
         AllocError,
+        KVBox,
         KVec, //
     },
     mm::{
@@ -89,7 +90,7 @@ struct Request<'mm> {
 pub(crate) fn collapse(mm: &MmWithUser, policy: Policy, segments: &[Segment]) -> Result<usize> {
     let ranges = Ranges::new(mm, policy.stability, segments);
     let mut request = Request {
-        control: Control::new(mm, policy, ranges)?,
+        control: Control::new(mm, policy, ranges),
         outcome: Outcome::default(),
         again: KVec::new(),
         undrained: KVec::new(),
@@ -322,6 +323,10 @@ impl<'mm> Request<'mm> {
         let Control {
             load, drained_here, ..
         } = &mut self.control;
+        let load = match load {
+            Some(load) => load,
+            None => load.insert(KVBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?),
+        };
 
         match scan(vma, addr, limits, load) {
             Err(Refusal::Referenced) if !*drained_here => {
@@ -457,8 +462,8 @@ impl<'mm> Request<'mm> {
 
             match result {
                 Ok(vma) => {
-                    // The CPU that read pages in has them in its LRU caches, and we may go on on
-                    // another one.
+                    // The CPU that read pages in has them in its LRU caches; that need not be ours
+                    // any more.
                     self.control.drained &= !swapped;
                     return Some(vma);
                 }
