@@ -23,7 +23,11 @@ use_base
 objects=
 [ "${1:-}" != --objects ] || { objects=1 && shift; }
 commits=$("$ROOT/scripts/overlay.py" commits)
-first=${1:-1} last=${2:-$(tail -n 1 <<<"$commits" | cut -f 1)}
+patches=$(tail -n 1 <<<"$commits" | cut -f 1)
+first=${1:-1} last=${2:-$patches}
+if ! [[ "$first $last" =~ ^[1-9][0-9]*' '[1-9][0-9]*$ ]] || ((first > last || last > patches)); then
+	die "no steps from $first to $last: the series has 1 to $patches"
+fi
 mapfile -t edited < <(cut -f 3 <<<"$commits" | sed -nE '/^mm.collapse./d; s/^(mm.*)[.]c$/\1.o/p' | sort -u)
 mapfile -t edited_in_arch < <(cut -f 3 <<<"$commits" | sed -nE 's/^(arch.*)[.]c$/\1.o/p' | sort -u)
 # What no kernel is made of.
