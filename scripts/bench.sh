@@ -39,7 +39,7 @@ guest() {
 }
 
 if [ "${1:-}" = short ]; then
-	guest short -i bench "COLLAPSE_KIND=dense '$binaries/collapse_bench' work 1" |
+	guest short -t 900 -i bench "COLLAPSE_KIND=dense '$binaries/collapse_bench' work 1" |
 		python3 "$ROOT/scripts/bench.py" --short
 	exit
 fi

@@ -149,6 +149,7 @@ step "soak: what is no number of hours is refused" hours_refused
 step "runner: a guest without its leak detector fails" fails_as "leaked memory\|complained" -a kmemleak=off debug true
 suite "thp-collapse: unit tests" "$ROOT/scripts/agent.sh" test
 program=$("$ROOT/scripts/agent.sh") || report <<<"fail thp-collapse is built"
+step "build the kernel that is measured" "$ROOT/scripts/kernel.sh" bench
 step "build the mm selftests" "$ROOT/scripts/selftests.sh" build
 
 release_guests() {
@@ -170,11 +171,15 @@ debug_guests() {
 	suite "mm selftests, debug kernel" selftests debug
 }
 
-# Side by side: most guests keep one processor busy.
-for kernel in release debug; do
-	{ "${kernel}_guests" || report <<<"fail the guests of the $kernel kernel: ended with status $?"; } &
-done
-wait
+# Side by side, as most guests keep one processor busy, where there is memory for five.
+join() { wait "$1" || report <<<"fail the guests of a kernel: ended with status $?"; }
+trap 'trap - INT TERM; kill 0' INT TERM
+debug_guests &
+debug=$!
+[ "$(awk '/^MemAvailable:/ { print int($2 / 1048576) }' /proc/meminfo)" -ge 16 ] || { join $debug && debug=; }
+release_guests &
+join $!
+[ -z "$debug" ] || join $debug
 
 grep '^fail' "$results" | sed 's/^/    /' || true
 count() { grep -c "^$1 " "$results" || true; }

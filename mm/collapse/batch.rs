@@ -20,7 +20,6 @@ use crate::{
     outcome::Refusal,
     policy::Limits,
     release::Installed,
-    scan,
     trace, //
 };
 use kernel::{
@@ -53,7 +52,7 @@ pub(crate) enum Verdict {
     /// It was refused.
     Refused(Refusal),
     /// It was put back so that somebody who waits for our lock, or another window that needs the
-    /// same folio, comes first.
+    /// same folio, comes first; or it lies in another VMA by now.
     Deferred,
 }
 
@@ -103,7 +102,8 @@ impl<'v, 'mm> Window<'v, 'mm> {
     }
 }
 
-/// Takes windows of one VMA and one PMD table through all passes, and calls `leave` for each.
+/// Takes windows of one PMD table through all passes, and calls `leave` for each. The first of them
+/// lies in `vma`.
 ///
 /// Returns whether somebody waited for the lock.
 pub(crate) fn run<'mm>(
@@ -227,12 +227,15 @@ impl<'v> Batch<'v> {
                     spare.keep(kit);
                     return Stage::Left(Verdict::Deferred);
                 }
-                let slot = match scan::pmd(self.vma, window.addr) {
-                    Ok(slot) => slot,
-                    Err(refusal) => {
-                        spare.keep(kit);
-                        return Stage::Left(Verdict::Refused(refusal));
-                    }
+                if !self.vma.has_window(window.addr) {
+                    // The VMA was split since the window was found in it. That of the first window
+                    // was found anew, so each batch gets on.
+                    spare.keep(kit);
+                    return Stage::Left(Verdict::Deferred);
+                }
+                let Some(slot) = self.vma.pmd(window.addr) else {
+                    spare.keep(kit);
+                    return Stage::Left(Verdict::Refused(Refusal::Empty));
                 };
                 match slot.read().kind() {
                     PmdKind::Table => {}

@@ -237,7 +237,9 @@ impl<'mm> Request<'mm> {
         let next = self.scan_range(&vma, start..range.end, &mut candidates);
         drop(vma);
         hold_after(Pass::Scan);
-        self.collapse_batch(candidates);
+        if !self.ended {
+            self.collapse_batch(candidates);
+        }
 
         loop {
             if self.again.is_empty() && !self.undrained.is_empty() {
@@ -365,7 +367,8 @@ impl<'mm> Request<'mm> {
             addr += PMD_SIZE;
             // A batch lies in one PMD table, and its memory for windows to be tried again is
             // bounded.
-            if addr % PUD_SIZE == 0
+            if self.ended
+                || addr % PUD_SIZE == 0
                 || scanned == SCAN_MAX
                 || candidates.len() + self.again.len() + self.undrained.len() >= self.control.batch
             {
@@ -377,6 +380,9 @@ impl<'mm> Request<'mm> {
 
     /// Collapses candidates.
     fn collapse_batch(&mut self, candidates: KVec<(Candidate, u8)>) {
+        if candidates.is_empty() {
+            return;
+        }
         let Some((mut ready, swapped)) = self.provide(candidates) else {
             return;
         };
@@ -448,7 +454,7 @@ impl<'mm> Request<'mm> {
     /// out, which may lose the VMA again.
     ///
     /// Windows that turn out to lie in no VMA that may be collapsed leave, up to the first that
-    /// does. Those after it that lie in another one than that are refused by their batch.
+    /// does. Those after it that lie in another one than that are deferred by their batch.
     fn settle(&mut self, ready: &mut KVec<Ready<'mm>>, swapped: bool) -> Option<StableVma<'mm>> {
         while let Some(&Ready { window, .. }) = ready.first() {
             let Control { mm, policy, .. } = &self.control;
@@ -460,13 +466,10 @@ impl<'mm> Request<'mm> {
                 }
             });
 
+            // The CPU that read pages in has them in its LRU caches; that need not be ours any more.
+            self.control.drained &= !swapped;
             match result {
-                Ok(vma) => {
-                    // The CPU that read pages in has them in its LRU caches; that need not be ours
-                    // any more.
-                    self.control.drained &= !swapped;
-                    return Some(vma);
-                }
+                Ok(vma) => return Some(vma),
                 Err(refusal) => {
                     self.refuse(window, refusal);
                     if refusal.ends_request() {

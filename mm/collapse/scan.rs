@@ -18,7 +18,6 @@ use kernel::mm::{
         Entry,
         Leaf,
         PmdKind,
-        PmdSlot,
         Pte,
         PTRS_PER_PTE, //
     },
@@ -105,18 +104,6 @@ pub(crate) fn scan(
     found
 }
 
-/// The PMD entry of the window at `addr`.
-pub(crate) fn pmd(vma: &VmaRef, addr: usize) -> Result<PmdSlot<'_>, Refusal> {
-    vma.pmd(addr).ok_or_else(|| {
-        if vma.has_window(addr) {
-            Refusal::Empty
-        } else {
-            // The VMA was split since the window was found in it.
-            Refusal::Raced
-        }
-    })
-}
-
 /// Judges a window.
 ///
 /// Locks and references are looked at too, although only isolation can be sure of them: a window
@@ -129,7 +116,7 @@ fn scan_window(
     empty: &mut usize,
     swapped_slots: &mut usize,
 ) -> Result<Found, Refusal> {
-    let slot = pmd(vma, addr)?;
+    let slot = vma.pmd(addr).ok_or(Refusal::Empty)?;
 
     match slot.read().kind() {
         PmdKind::None => return Err(Refusal::Empty),

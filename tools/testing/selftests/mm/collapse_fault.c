@@ -308,6 +308,9 @@ TEST_F_TIMEOUT(collapse_fault, huge_pages, 300)
 	EXPECT_GT(went_on, 0);
 }
 
+/* For what runs in a child. */
+#define failed_here()	(ksft_print_msg("%s:%d\n", __FILE__, __LINE__), KSFT_FAIL)
+
 /* Runs in a cgroup of its own: charges of others would change its limit. */
 static int collapse_at_limit(FIXTURE_DATA(collapse_fault) * self)
 {
@@ -321,48 +324,56 @@ static int collapse_at_limit(FIXTURE_DATA(collapse_fault) * self)
 	for (int i = 0; i < 64; i++) {
 		write_number(CGROUP "/memory.max", read_num(CGROUP "/memory.current") + WINDOW / 2);
 		if (collapse(self->mem, 2 * WINDOW) != EBUSY)
-			return 1;
+			return failed_here();
 		if (is_huge(self->mem) || !window_intact(self->mem, 1))
-			return 2;
+			return failed_here();
 	}
 	/* A huge page lost each time would be 128 MiB. */
 	lost = free_before - read_field("/proc/meminfo", "MemFree");
 	if (lost > 64 * 1024) {
 		ksft_print_msg("%ld KiB were lost\n", lost);
-		return 3;
+		return failed_here();
 	}
 	/* One window after the other has room, but no two have. */
 	write_number(CGROUP "/memory.max", read_num(CGROUP "/memory.current") + WINDOW * 3 / 2);
 	if (collapse(self->mem, NR_WINDOWS * WINDOW))
-		return 4;
+		return failed_here();
 	for (size_t i = 0; i < NR_WINDOWS; i++)
 		if (!is_huge(self->mem + i * WINDOW) || !window_intact(self->mem + i * WINDOW, 1))
-			return 5;
+			return failed_here();
 	return 0;
 }
 
 /*
  * There is room for two huge pages, but not for those and what is read from swap: a
- * window that needs that goes alone.
+ * window that needs that goes alone, be it the first or the last.
  */
 static int swap_in_at_limit(FIXTURE_DATA(collapse_fault) * self)
 {
-	char *swapped = self->mem + WINDOW;
 	size_t nr = PAGES * 3 / 4;
 
 	write_text(CGROUP "/cgroup.procs", "0");
-	write_every(self->mem, 1);
-	write_every(swapped, 1);
-	madvise(swapped, nr * psize(), MADV_PAGEOUT);
-	if (count_pages(swapped, WINDOW, PAGE_IS_SWAPPED) < nr / 2)
-		return KSFT_SKIP;
-	write_text(CGROUP "/memory.swap.max", "0");
-	write_number(CGROUP "/memory.max", read_num(CGROUP "/memory.current") + WINDOW * 9 / 4);
-	if (collapse(self->mem, 2 * WINDOW))
-		return 1;
-	for (size_t i = 0; i < 2; i++)
-		if (!is_huge(self->mem + i * WINDOW) || !window_intact(self->mem + i * WINDOW, 1))
-			return 2;
+	for (size_t i = 0; i < 2; i++) {
+		char *swapped = self->mem + i * WINDOW;
+
+		madvise(self->mem, 2 * WINDOW, MADV_DONTNEED);
+		write_text(CGROUP "/memory.max", "max");
+		write_text(CGROUP "/memory.swap.max", "max");
+		write_every(self->mem, 1);
+		write_every(self->mem + WINDOW, 1);
+		madvise(swapped, nr * psize(), MADV_PAGEOUT);
+		if (count_pages(swapped, WINDOW, PAGE_IS_SWAPPED) < nr / 2)
+			return KSFT_SKIP;
+		write_text(CGROUP "/memory.swap.max", "0");
+		write_number(CGROUP "/memory.max",
+			     read_num(CGROUP "/memory.current") + WINDOW * 9 / 4);
+		if (collapse(self->mem, 2 * WINDOW))
+			return failed_here();
+		if (!is_huge(self->mem) || !is_huge(self->mem + WINDOW))
+			return failed_here();
+		if (!window_intact(self->mem, 1) || !window_intact(self->mem + WINDOW, 1))
+			return failed_here();
+	}
 	return 0;
 }
 
@@ -374,7 +385,8 @@ static int run_in_cgroup(FIXTURE_DATA(collapse_fault) * self,
 	pid_t child;
 
 	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
-	if (mkdir(CGROUP, 0755) || access(CGROUP "/memory.max", W_OK)) {
+	mkdir(CGROUP, 0755);
+	if (access(CGROUP "/memory.max", W_OK)) {
 		rmdir(CGROUP);
 		return KSFT_SKIP;
 	}
