@@ -466,7 +466,7 @@ impl<'mm> Request<'mm> {
                 }
             });
 
-            // The CPU that read pages in has them in its LRU caches; that need not be ours any more.
+            // The CPU that read pages in has them in its LRU caches, and need not be ours any more.
             self.control.drained &= !swapped;
             match result {
                 Ok(vma) => return Some(vma),
