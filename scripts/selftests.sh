@@ -35,8 +35,8 @@ fi
 
 # Ours and upstream's, each in a guest of its own, side by side: ours in one with two
 # nodes. Those that this tree has: the base lacks our own. With more processors emulated
-# than there are, those of the debug kernel mostly wait for each other: there upstream's
-# have one, and the longest of them a guest of its own.
+# than there are, those of a guest mostly wait for each other: upstream's longest test has
+# one, and so have all of upstream's on the debug kernel.
 chosen=$out/suites/$kernel
 rm -rf "$chosen" "$BUILD/boot/$kernel-selftests"-*
 mkdir -p "$chosen"
@@ -44,7 +44,7 @@ while IFS=$'\t' read -r name limit command tries; do
 	[ -f "$tree/tools/testing/selftests/mm/${command%% *}.c" ] || continue
 	case $kernel:$name in
 	*:collapse*) group=ours ;;
-	debug:uffd*) group=userfaultfd ;;
+	*:uffd*) group=userfaultfd ;;
 	*) group=upstream ;;
 	esac
 	printf '%s\t%s\t%s\t%s\n' "$name" "$limit" "$command" "$tries" >>"$chosen/$group"
@@ -55,7 +55,7 @@ for suites in "$chosen"/*; do
 	group=selftests-$(basename "$suites") machine=()
 	case $kernel:$group in
 	*-ours) machine=("${TWO_NODES[@]}") ;;
-	debug:*) machine=(-p 1) ;;
+	*-userfaultfd | debug:*) machine=(-p 1) ;;
 	esac
 	"$ROOT/scripts/boot.sh" -t 3000 -l "$group" "${machine[@]}" "$kernel" \
 		"bash '$ROOT/guest/selftests.sh' '$binaries' '$suites' '$BUILD/boot/$kernel-$group'" >&2 &

@@ -233,22 +233,19 @@ impl<'v> Batch<'v> {
                     spare.keep(kit);
                     return Stage::Left(Verdict::Deferred);
                 }
-                let Some(slot) = self.vma.pmd(window.addr) else {
-                    spare.keep(kit);
-                    return Stage::Left(Verdict::Refused(Refusal::Empty));
-                };
-                match slot.read().kind() {
-                    PmdKind::Table => {}
-                    PmdKind::Huge => {
+                let slot = self.vma.pmd(window.addr);
+                let slot = match slot.map(|slot| (slot.read().kind(), slot)) {
+                    Some((PmdKind::Table, slot)) => slot,
+                    Some((PmdKind::Huge, _)) => {
                         // Somebody else was faster.
                         spare.keep(kit);
                         return Stage::Left(Verdict::Huge);
                     }
-                    PmdKind::None => {
+                    Some((PmdKind::None, _)) | None => {
                         spare.keep(kit);
                         return Stage::Left(Verdict::Refused(Refusal::Empty));
                     }
-                }
+                };
                 match Isolated::new(slot, kit, &self.limits, owed) {
                     Ok(isolated) => Stage::Isolated(isolated),
                     Err((kit, why)) => {

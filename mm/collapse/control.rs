@@ -139,7 +139,7 @@ pub(crate) struct Control<'mm> {
     /// Whether anybody has waited for a batch.
     waited_for: bool,
     /// Where a scan counts. What is huge already is not scanned.
-    pub(crate) load: Option<KVBox<NodeLoad>>,
+    pub(crate) load: Option<KBox<NodeLoad>>,
 }
 
 impl<'mm> Control<'mm> {

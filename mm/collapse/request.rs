@@ -45,7 +45,6 @@ use core::ops::Range;
 use kernel::{
     alloc::{
         AllocError,
-        KVBox,
         KVec, //
     },
     mm::{
@@ -327,7 +326,7 @@ impl<'mm> Request<'mm> {
         } = &mut self.control;
         let load = match load {
             Some(load) => load,
-            None => load.insert(KVBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?),
+            None => load.insert(KBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?),
         };
 
         match scan(vma, addr, limits, load) {

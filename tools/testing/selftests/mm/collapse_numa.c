@@ -32,8 +32,9 @@ static const char * const engines[] = { "c", "rust" };
 
 FIXTURE(collapse_numa)
 {
-	/* Two windows, the last one of a PMD table and the first one of another. */
-	char *mem;
+	/* The last windows of a PMD table and the first ones of another, as many of each. */
+	char *edge, *mem;
+	size_t half;
 	unsigned long reclaim_mode;
 	bool has_engines;
 	int result;
@@ -53,12 +54,12 @@ FIXTURE_SETUP(collapse_numa)
 	self->has_engines = !access(ENGINE, W_OK);
 	area = mmap(NULL, 2 * PMD_TABLE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(area, MAP_FAILED);
-	self->mem = (char *)(((uintptr_t)area + PMD_TABLE) & ~(PMD_TABLE - 1)) - WINDOW;
+	self->edge = (char *)(((uintptr_t)area + PMD_TABLE) & ~(PMD_TABLE - 1));
 }
 
 FIXTURE_TEARDOWN(collapse_numa)
 {
-	if (!self->mem)
+	if (!self->edge)
 		return;
 	if (self->has_engines) {
 		write_file(ENGINE, "rust", sizeof("rust"));
@@ -68,9 +69,12 @@ FIXTURE_TEARDOWN(collapse_numa)
 	thp_restore_settings();
 }
 
-static void remap(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_numa) * self)
+static void remap(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_numa) * self,
+		  size_t windows)
 {
-	ASSERT_EQ(mmap(self->mem, 2 * WINDOW, PROT_READ | PROT_WRITE,
+	self->half = windows * WINDOW;
+	self->mem = self->edge - self->half;
+	ASSERT_EQ(mmap(self->mem, 2 * self->half, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
 }
 
@@ -115,7 +119,7 @@ TEST_F(collapse_numa, where_most_pages_are)
 
 			if (self->has_engines)
 				write_file(ENGINE, engines[j], strlen(engines[j]) + 1);
-			remap(_metadata, self);
+			remap(_metadata, self, 1);
 			write_on(_metadata, 1, self->mem, nr);
 			write_on(_metadata, 0, self->mem + nr * psize(), PAGES - nr);
 			EXPECT_EQ(collapse(self->mem, WINDOW), 0);
@@ -149,7 +153,7 @@ TEST_F(collapse_numa, nodes_too_far_apart)
 	for (size_t i = 0; i < (self->has_engines ? ARRAY_SIZE(engines) : 1); i++) {
 		if (self->has_engines)
 			write_file(ENGINE, engines[i], strlen(engines[i]) + 1);
-		remap(_metadata, self);
+		remap(_metadata, self, 1);
 		write_on(_metadata, 0, self->mem, PAGES - 1);
 		write_on(_metadata, 1, self->mem + (PAGES - 1) * psize(), 1);
 		write_on(_metadata, 1, self->mem + WINDOW, PAGES);
@@ -168,57 +172,56 @@ static void *collapse_both(void *argument)
 {
 	FIXTURE_DATA(collapse_numa) * self = argument;
 
-	self->result = madvise(self->mem, 2 * WINDOW, MADV_COLLAPSE) ? errno : 0;
+	self->result = madvise(self->mem, 2 * self->half, MADV_COLLAPSE) ? errno : 0;
 	return NULL;
 }
 
-/* And lets the second huge page fail that this takes. */
-static void *collapse_both_failing(void *self)
-{
-	write_num("/proc/thread-self/fail-nth", 2);
-	collapse_both(self);
-	write_num("/proc/thread-self/fail-nth", 0);
-	return NULL;
-}
-
-/* The first window is refused when it has got its huge page, which is left over. */
+/*
+ * The windows of the first half are refused when they have got their huge pages, which are left
+ * over. Others can be had for the second half, or not.
+ */
 static int huge_pages_for_both(struct __test_metadata *_metadata,
-			       FIXTURE_DATA(collapse_numa) * self, unsigned int second,
-			       void *(*function)(void *))
+			       FIXTURE_DATA(collapse_numa) * self, size_t windows,
+			       unsigned int second, bool others)
 {
 	long before = read_field("/proc/vmstat", "thp_collapse_alloc");
 	pthread_t collapser;
 
-	remap(_metadata, self);
-	write_on(_metadata, 0, self->mem, PAGES);
-	write_on(_metadata, second, self->mem + WINDOW, PAGES);
+	remap(_metadata, self, windows);
+	write_on(_metadata, 0, self->mem, windows * PAGES);
+	write_on(_metadata, second, self->edge, windows * PAGES);
 	hold_after("provide");
-	ASSERT_EQ(pthread_create(&collapser, NULL, function, self), 0);
+	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_both, self), 0);
 	EXPECT_TRUE(wait_nr_held(1));
-	EXPECT_EQ(madvise(self->mem, WINDOW, MADV_DONTNEED), 0);
+	EXPECT_EQ(madvise(self->mem, self->half, MADV_DONTNEED), 0);
+	if (!others)
+		fail_allocations(true);
 	hold_after("none");
 	ASSERT_EQ(pthread_join(collapser, NULL), 0);
+	if (!others)
+		fail_allocations(false);
 	EXPECT_EQ(self->result, EINVAL);
-	EXPECT_FALSE(is_huge(self->mem));
-	EXPECT_TRUE(is_huge(self->mem + WINDOW));
+	for (size_t i = 0; i < windows; i++) {
+		EXPECT_FALSE(is_huge(self->mem + i * WINDOW));
+		EXPECT_TRUE(is_huge(self->edge + i * WINDOW));
+		EXPECT_EQ(node_of(self->edge + i * WINDOW), others ? second : 0);
+	}
 	return read_field("/proc/vmstat", "thp_collapse_alloc") - before;
 }
 
-TEST_F(collapse_numa, left_over_huge_page)
+TEST_F(collapse_numa, left_over_huge_pages)
 {
 	if (!self->has_engines)
 		SKIP(return, "no " COLLAPSE_HOLD);
 	write_num(RECLAIM_MODE, 0);
-	/* It serves the next window, if that lies there too. */
-	EXPECT_EQ(huge_pages_for_both(_metadata, self, 0, collapse_both), 1);
-	EXPECT_EQ(node_of(self->mem + WINDOW), 0);
-	EXPECT_EQ(huge_pages_for_both(_metadata, self, 1, collapse_both), 2);
-	EXPECT_EQ(node_of(self->mem + WINDOW), 1);
-	/* Or if there is no other. */
+	/* They serve the next windows, if these lie there too. */
+	EXPECT_EQ(huge_pages_for_both(_metadata, self, 1, 0, true), 1);
+	EXPECT_EQ(huge_pages_for_both(_metadata, self, 1, 1, true), 2);
+	/* Or if there are no others: then all but the first have been put off before. */
 	if (!choose_faults(true))
 		SKIP(return, "faults cannot be injected");
-	EXPECT_EQ(huge_pages_for_both(_metadata, self, 1, collapse_both_failing), 1);
-	EXPECT_EQ(node_of(self->mem + WINDOW), 0);
+	EXPECT_EQ(huge_pages_for_both(_metadata, self, 1, 1, false), 1);
+	EXPECT_EQ(huge_pages_for_both(_metadata, self, 2, 1, false), 2);
 	end_faults();
 }
 

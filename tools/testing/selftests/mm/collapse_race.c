@@ -1153,20 +1153,36 @@ TEST_F_TIMEOUT(collapse_ends, batch_is_cut_short, 120)
 	}
 }
 
+static void replace_window(char *mem)
+{
+	/* Not to be one mapping with that beside it, which has been written to. */
+	mmap(mem, WINDOW, PROT_READ | PROT_WRITE,
+	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+}
+
 /* Windows of a batch come to lie in two mappings: that of one is locked at a time. */
 TEST_F_TIMEOUT(collapse_ends, mapping_is_split, 60)
 {
+	char *second = self->mem + WINDOW, *aside = reserve(1);
 	pthread_t collapser;
 	void *result;
 
+	ASSERT_NE(aside, NULL);
 	fill_windows(_metadata, self->mem);
 	hold_after("provide");
 	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_all, self->mem), 0);
 	EXPECT_TRUE(wait_held());
 	EXPECT_EQ(madvise(self->mem, WINDOW, MADV_DONTDUMP), 0);
+	/* Now the second one waits for its turn. There may be nothing then. */
+	EXPECT_TRUE(held_next("isolate"));
+	EXPECT_EQ(mremap(second, WINDOW, WINDOW, MREMAP_MAYMOVE | MREMAP_FIXED, aside), aside);
+	replace_window(second);
 	hold_after("none");
 	ASSERT_EQ(pthread_join(collapser, &result), 0);
-	EXPECT_EQ(result, NULL);
+	EXPECT_NE(result, NULL);
+	EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS - 1);
+	EXPECT_EQ(mremap(aside, WINDOW, WINDOW, MREMAP_MAYMOVE | MREMAP_FIXED, second), second);
+	EXPECT_EQ(collapse_all(self->mem), NULL);
 	EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
 	EXPECT_TRUE(windows_intact(self->mem));
 }
@@ -1213,13 +1229,6 @@ static void discard_window(char *mem)
 static void unmap_window(char *mem)
 {
 	munmap(mem, WINDOW);
-}
-
-static void replace_window(char *mem)
-{
-	/* Not to be one mapping with that beside it, which has been written to. */
-	mmap(mem, WINDOW, PROT_READ | PROT_WRITE,
-	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
 }
 
 /*

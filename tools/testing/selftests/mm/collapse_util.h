@@ -5,6 +5,7 @@
 /* What the tests of collapse have in common. */
 
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <linux/userfaultfd.h>
 #include <stdbool.h>
@@ -129,6 +130,13 @@ static inline bool choose_faults(bool only_huge)
 	write_num(FAULTS "failslab/ignore-gfp-wait", 0);
 	write_num(FAULTS "failslab/verbose", 0);
 	return true;
+}
+
+/* All that were chosen, of whatever task; or only what fail-nth counts. */
+static inline void fail_allocations(bool all)
+{
+	write_num(FAULTS "fail_page_alloc/times", all ? INT_MAX : 1);
+	write_num(FAULTS "fail_page_alloc/probability", all ? 100 : 0);
 }
 
 static inline void end_faults(void)
