@@ -34,6 +34,11 @@ where_threads_are() {
 
 while IFS=$'\t' read -r name limit command tries; do
 	start=$SECONDS
+	# Who was killed has not undone what it chose.
+	if [ -d /sys/kernel/debug/thp_collapse ]; then
+		echo none >/sys/kernel/debug/thp_collapse/hold
+		echo rust >/sys/kernel/debug/thp_collapse/engine
+	fi
 	# uffd-unit-tests and others want hugetlb pages; those who do not never see them.
 	echo 64 >/proc/sys/vm/nr_hugepages
 	for try in $(seq "${tries:-1}"); do
