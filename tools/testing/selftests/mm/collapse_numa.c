@@ -213,6 +213,7 @@ TEST_F(collapse_numa, left_over_huge_pages)
 {
 	if (!self->has_engines)
 		SKIP(return, "no " COLLAPSE_HOLD);
+	ASSERT_EQ(stay_on_this_cpu(), 0);
 	write_num(RECLAIM_MODE, 0);
 	/* They serve the next windows, if these lie there too. */
 	EXPECT_EQ(huge_pages_for_both(_metadata, self, 1, 0, true), 1);

@@ -1116,6 +1116,7 @@ TEST_F_TIMEOUT(collapse_ends, batch_is_cut_short, 120)
 		{ "isolate", "copy", false },
 	};
 
+	ASSERT_EQ(stay_on_this_cpu(), 0);
 	for (size_t i = 0; i < ARRAY_SIZE(cuts); i++) {
 		struct toucher waiting = {
 			.page = self->mem + (cuts[i].maps ? NR_WINDOWS - 1 : THIRD_BATCH) * WINDOW,
@@ -1160,7 +1161,10 @@ static void replace_window(char *mem)
 	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
 }
 
-/* Windows of a batch come to lie in two mappings: that of one is locked at a time. */
+/*
+ * Windows of a batch come to lie in two mappings: that of one is locked at a time, the
+ * other waits for its turn. There may be nothing then.
+ */
 TEST_F_TIMEOUT(collapse_ends, mapping_is_split, 60)
 {
 	char *second = self->mem + WINDOW, *aside = reserve(1);
@@ -1168,23 +1172,31 @@ TEST_F_TIMEOUT(collapse_ends, mapping_is_split, 60)
 	void *result;
 
 	ASSERT_NE(aside, NULL);
-	fill_windows(_metadata, self->mem);
-	hold_after("provide");
-	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_all, self->mem), 0);
-	EXPECT_TRUE(wait_held());
-	EXPECT_EQ(madvise(self->mem, WINDOW, MADV_DONTDUMP), 0);
-	/* Now the second one waits for its turn. There may be nothing then. */
-	EXPECT_TRUE(held_next("isolate"));
-	EXPECT_EQ(mremap(second, WINDOW, WINDOW, MREMAP_MAYMOVE | MREMAP_FIXED, aside), aside);
-	replace_window(second);
-	hold_after("none");
-	ASSERT_EQ(pthread_join(collapser, &result), 0);
-	EXPECT_NE(result, NULL);
-	EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS - 1);
-	EXPECT_EQ(mremap(aside, WINDOW, WINDOW, MREMAP_MAYMOVE | MREMAP_FIXED, second), second);
-	EXPECT_EQ(collapse_all(self->mem), NULL);
-	EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
-	EXPECT_TRUE(windows_intact(self->mem));
+	ASSERT_EQ(stay_on_this_cpu(), 0);
+	for (int gone = 0; gone <= 1; gone++) {
+		fill_windows(_metadata, self->mem);
+		hold_after("provide");
+		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_all, self->mem), 0);
+		EXPECT_TRUE(wait_held());
+		EXPECT_EQ(madvise(self->mem, WINDOW, MADV_DONTDUMP), 0);
+		EXPECT_TRUE(held_next("isolate"));
+		if (gone) {
+			EXPECT_EQ(mremap(second, WINDOW, WINDOW, MREMAP_MAYMOVE | MREMAP_FIXED,
+					 aside), aside);
+			replace_window(second);
+		}
+		hold_after("none");
+		ASSERT_EQ(pthread_join(collapser, &result), 0);
+		EXPECT_EQ(!result, !gone);
+		EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS - gone);
+		if (gone) {
+			EXPECT_EQ(mremap(aside, WINDOW, WINDOW, MREMAP_MAYMOVE | MREMAP_FIXED,
+					 second), second);
+			EXPECT_EQ(collapse_all(self->mem), NULL);
+			EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
+		}
+		EXPECT_TRUE(windows_intact(self->mem));
+	}
 }
 
 /* Who is asked for no more shared pages than there may be looks again when it has them. */

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <linux/mman.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -256,15 +255,11 @@ TEST_F_TIMEOUT(collapse_scale, memory_of_a_request, 120)
 	char *mem = map_windows(windows), *large = mem + NR_SMALL * WINDOW;
 	long free_before = 0, taken;
 	pthread_t collapser;
-	cpu_set_t one;
 
 	if (access(COLLAPSE_HOLD, W_OK))
 		SKIP(return, "no " COLLAPSE_HOLD);
 	ASSERT_NE(mem, NULL);
-	/* What another CPU has in its LRU caches is in use, and not in its batch. */
-	CPU_ZERO(&one);
-	CPU_SET(sched_getcpu(), &one);
-	ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
+	ASSERT_EQ(stay_on_this_cpu(), 0);
 	for (size_t i = 0; i < windows; i++)
 		write_pages(mem + i * WINDOW, PAGES / 4);
 	hold_after("install");

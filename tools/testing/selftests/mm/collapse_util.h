@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <linux/fs.h>
 #include <linux/userfaultfd.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -157,6 +158,19 @@ static inline void put_back_in_service(unsigned long pfn)
 	if (kpageflags >= 0 && !pageflags_get(pfn, kpageflags, &flags) && flags & KPF_HWPOISON)
 		unpoison_memory(pfn);
 	close(kpageflags);
+}
+
+/*
+ * What other CPUs have in their LRU caches is in use: it may keep a window out of its
+ * batch, if the scheduler has moved the writer.
+ */
+static inline int stay_on_this_cpu(void)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	return sched_setaffinity(0, sizeof(one), &one);
 }
 
 /* The first device that is swapped to; none leaves it empty. */
