@@ -224,70 +224,85 @@ TEST_F_TIMEOUT(collapse_scale, processes_200, 300)
 		  2 * NR_PROCESSES);
 }
 
-/* Several batches: those that are smaller, of 2, 4 and 8 windows, and three others. */
-#define NR_SMALL	(BATCH - 2)
-#define NR_LARGE	(3 * BATCH)
+/*
+ * Enough for a batch to become as large as can be, and for another one after it, even
+ * if somebody has waited for the first: each is larger by a window then.
+ */
+#define NR_WINDOWS	256
 
-static void *collapse_batches(void *mem)
+static struct {
+	char *mem;
+	atomic_bool done;
+} request;
+
+static void *collapse_all(void *unused)
 {
-	madvise(mem, (NR_SMALL + NR_LARGE) * WINDOW, MADV_COLLAPSE);
+	madvise(request.mem, NR_WINDOWS * WINDOW, MADV_COLLAPSE);
+	request.done = true;
 	return NULL;
 }
 
-static bool wait_huge(char *mem, size_t nr)
+static size_t windows_huge(void)
 {
-	return wait_until(count_pages(mem, NR_SMALL * WINDOW, PAGE_IS_HUGE) == nr * PAGES);
+	return count_pages(request.mem, NR_WINDOWS * WINDOW, PAGE_IS_HUGE) / PAGES;
 }
 
-static bool wait_allocated(long nr)
+/* Stops the request after a pass. Returns whether it came there. */
+static bool stop_after(const char *pass)
 {
-	return wait_until(read_field("/proc/vmstat", "thp_collapse_alloc") >= nr);
+	hold_after(pass);
+	return wait_until(nr_held() || request.done) && !request.done;
 }
 
 /*
- * A range of several batches, stopped when the first large one has all it needs.
- * Nothing of it is mapped by then, so what is gone is what the request has. As it
- * turns out not to need it, it has that for the next batch.
+ * A request is stopped whenever it has all that a batch needs, until that is as much as
+ * it may have. As this batch turns out not to need it, it has that for the next one.
  */
-TEST_F_TIMEOUT(collapse_scale, memory_of_a_request, 120)
+TEST_F_TIMEOUT(collapse_scale, memory_of_a_request, 300)
 {
-	const size_t windows = NR_SMALL + NR_LARGE;
-	char *mem = map_windows(windows), *large = mem + NR_SMALL * WINDOW;
-	long free_before = 0, taken;
+	long allocated, free_before, has = 0, taken = 0;
+	size_t huge = 0, left_out = 0;
 	pthread_t collapser;
 
 	if (access(COLLAPSE_HOLD, W_OK))
 		SKIP(return, "no " COLLAPSE_HOLD);
-	ASSERT_NE(mem, NULL);
+	request.mem = map_windows(NR_WINDOWS);
+	ASSERT_NE(request.mem, NULL);
 	ASSERT_EQ(stay_on_this_cpu(), 0);
-	for (size_t i = 0; i < windows; i++)
-		write_pages(mem + i * WINDOW, PAGES / 4);
-	hold_after("install");
-	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_batches, mem), 0);
-	for (size_t batch = 2, done = 2; batch < BATCH; batch *= 2, done += batch) {
-		EXPECT_TRUE(wait_huge(mem, done));
-		/* Its base pages are yet to be freed, by the time the next one comes. */
-		free_before = read_field("/proc/meminfo", "MemFree") + batch * WINDOW / 4 / 1024;
-		hold_after("provide");
-		EXPECT_TRUE(wait_allocated(self->allocated + done + 2 * batch));
-		if (2 * batch < BATCH)
-			hold_after("install");
+	for (size_t i = 0; i < NR_WINDOWS; i++)
+		write_pages(request.mem + i * WINDOW, PAGES / 4);
+	hold_after("scan");
+	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_all, NULL), 0);
+	while (has < BATCH && stop_after("scan")) {
+		free_before = read_field("/proc/meminfo", "MemFree");
+		if (!stop_after("provide"))
+			break;
+		taken = free_before - read_field("/proc/meminfo", "MemFree");
+		allocated = read_field("/proc/vmstat", "thp_collapse_alloc") - self->allocated;
+		huge = windows_huge();
+		has = allocated - huge;
+		EXPECT_LE(has, BATCH);
 	}
-	taken = free_before - read_field("/proc/meminfo", "MemFree");
-	TH_LOG("%ld KiB less are free", taken);
-	EXPECT_EQ(read_field("/proc/vmstat", "thp_collapse_alloc") - self->allocated,
-		  NR_SMALL + BATCH);
+	TH_LOG("%zu windows are huge, %ld more allocated, %ld KiB less are free", huge, has, taken);
+	EXPECT_EQ(has, BATCH);
 	/* Others may have taken some, too. */
 	EXPECT_LE(taken, (long)(BATCH_BYTES / 1024 + 8 * 1024));
-	EXPECT_EQ(madvise(large, BATCH * WINDOW, MADV_DONTNEED), 0);
+	for (size_t i = 0; i < NR_WINDOWS && left_out < BATCH; i++) {
+		char *window = request.mem + i * WINDOW;
+
+		if (!is_huge(window)) {
+			EXPECT_EQ(madvise(window, WINDOW, MADV_DONTNEED), 0);
+			left_out++;
+		}
+	}
 	hold_after("none");
 	ASSERT_EQ(pthread_join(collapser, NULL), 0);
-	EXPECT_EQ(count_pages(mem, windows * WINDOW, PAGE_IS_HUGE), (windows - BATCH) * PAGES);
-	for (size_t i = 0; i < windows; i++)
-		if (i < NR_SMALL || i >= BATCH + NR_SMALL)
-			EXPECT_TRUE(window_intact(mem + i * WINDOW, PAGES / 4));
+	EXPECT_EQ(windows_huge(), NR_WINDOWS - BATCH);
+	for (size_t i = 0; i < NR_WINDOWS; i++)
+		if (is_huge(request.mem + i * WINDOW))
+			EXPECT_TRUE(window_intact(request.mem + i * WINDOW, PAGES / 4));
 	EXPECT_EQ(read_field("/proc/vmstat", "thp_collapse_alloc") - self->allocated,
-		  windows - BATCH);
+		  NR_WINDOWS - BATCH);
 }
 
 TEST_HARNESS_MAIN
