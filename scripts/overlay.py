@@ -162,9 +162,27 @@ def walk(root):
                     yield path, (stat.st_size, stat.st_mtime_ns)
 
 
+def ignored_names(base):
+    """The patterns in the base's .gitignore that are for file names in any folder.
+
+    Those with a slash are left out: Debian's tree ignores all at its top, "/*".
+    """
+    path = base / ".gitignore"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [line.replace("\\", "") for line in lines if line and not line.startswith("#") and "/" not in line]
+
+
+def is_ignored(path, patterns):
+    """Whether git would leave out a file that it does not know. The last match decides."""
+    name = path.rpartition("/")[2]
+    last = [p for p in patterns if fnmatch.fnmatchcase(name, p.removeprefix("!"))][-1:]
+    return bool(last) and not last[0].startswith("!")
+
+
 def tree_edits(base, tree, staged):
     """Paths edited in the unpacked tree since it was last written from here."""
     known = files_below(staged)
+    ignored = ignored_names(base)
     before = dict(walk(base))
     now = dict(walk(tree))
     edits = []
@@ -173,8 +191,11 @@ def tree_edits(base, tree, staged):
             if path not in now or (tree / path).read_bytes() != (staged / path).read_bytes():
                 edits.append(path)
         elif before.get(path) != now.get(path):
-            both = path in before and path in now
-            if not both or (base / path).read_bytes() != (tree / path).read_bytes():
+            if path not in before or path not in now:
+                # Tools leave such files: checkpatch.pl does, at the top.
+                if not is_ignored(path, ignored):
+                    edits.append(path)
+            elif (base / path).read_bytes() != (tree / path).read_bytes():
                 edits.append(path)
     return edits
 

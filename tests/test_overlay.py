@@ -125,6 +125,30 @@ class Overlay(unittest.TestCase):
             (self.tree / path).unlink() if kept is None else self.write(self.tree / path, kept)
         self.sync()
 
+    def test_files_that_git_ignores_are_no_edits(self):
+        self.write(self.base / ".gitignore", "# rules\n.*\n!.keep\n*.o\n\\#*#\n/*\n!/mm/\n")
+        self.sync()
+        for path in (".checkpatch-camelcase.date.1", "mm/old.o", "mm/#old.c#"):
+            self.write(self.tree / path, "left by a tool\n")
+        self.write(self.base / ".checkpatch-camelcase.date.2", "left by a tool\n")
+        self.sync()
+        for path in ("mm/.keep", "mm/extra.c", "mm/oo"):
+            self.write(self.tree / path, "new\n")
+            self.assertIn(path, self.refused(overlay.sync))
+            (self.tree / path).unlink()
+        self.sync()
+
+    def test_edits_of_what_the_base_has_are_edits_whatever_git_ignores(self):
+        self.write(self.base / "mm/.hidden", "hidden\n")
+        self.write(self.base / ".gitignore", ".*\n*.c\n")
+        self.sync()
+        for path in ("mm/.hidden", "mm/other.c", "mm/old.c"):
+            kept = (self.tree / path).read_text()
+            self.write(self.tree / path, "edited\n")
+            self.assertIn(path, self.refused(overlay.sync))
+            self.write(self.tree / path, kept)
+        self.sync()
+
     def test_refresh_brings_edits_home(self):
         text = self.sync()
         self.write(self.tree / "mm/old.c", text.replace("two", "two and more"))
