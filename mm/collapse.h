@@ -53,9 +53,10 @@ enum collapse_pass {
 	COLLAPSE_PASS_SCAN,
 	COLLAPSE_PASS_PROVIDE,
 	COLLAPSE_PASS_FAULT_IN,
+	COLLAPSE_PASS_PROTECT,
 	COLLAPSE_PASS_ISOLATE,
 	COLLAPSE_PASS_COPY,
-	COLLAPSE_PASS_INSTALL,
+	COLLAPSE_PASS_SWITCH,
 };
 
 /* How many PTEs of each kind a window may have, and still be collapsed. */
@@ -113,13 +114,19 @@ void folios_remove_rmap_pte(struct folio **folios, unsigned int nr,
 			    struct vm_area_struct *vma);
 
 /* In folio.c and page_alloc.c: the same. */
-void folios_unlock_put(struct folio **folios, unsigned int nr);
+void folios_unlock_put(struct folio **folios, unsigned int nr,
+		       unsigned int refs);
 void free_contig_frozen_pages(unsigned long pfn, unsigned long nr_pages);
 
 #ifdef CONFIG_THP_COLLAPSE_RUST_DEBUG
 DECLARE_STATIC_KEY_FALSE(collapse_engine_c);
 void collapse_debug_hold(enum collapse_pass pass);
 bool collapse_debug_fail_copy(void);
+bool collapse_debug_fail_count(void);
+bool collapse_debug_isolates_all(void);
+unsigned int collapse_debug_per_switch(void);
+void collapse_debug_count_work(unsigned int recopied, unsigned int rounds,
+			       unsigned int old_way);
 /* What the compiler has blocks of code call, as for KCOV. */
 void __sanitizer_cov_trace_pc(void);
 #endif

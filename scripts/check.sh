@@ -110,7 +110,7 @@ lazy_guards() {
 # Spinlocks are held in these passes, and folio locks between them. All that Rust
 # allocates names its GFP flags; what our own types allocate is called alloc().
 nothing_allocated() {
-	absent '\bGFP_|\balloc\(|\bFlags\b|\bprelude\b' mm/collapse/{scan,isolate,copy,install,release}.rs
+	absent '\bGFP_|\balloc\(|\bFlags\b|\bprelude\b' mm/collapse/{scan,sources,protect,isolate,copy,switch,release}.rs
 }
 
 # thp-collapse is built without the kernel's headers: what it has of them by value.
@@ -119,7 +119,7 @@ uapi_constants() {
 	constants=$(sed 's/\([0-9a-f]\)_\([0-9a-f]\)/\1\2/g' tools/mm/thp-collapse/src/kernel.rs |
 		sed -nE 's/^const ((MADV|PAGE)[A-Z_]*): [^=]*= ([0-9a-fx< ]*);/_Static_assert(\1 == (\3), "\1");/p')
 	[ "$(wc -l <<<"$constants")" -ge 8 ] && cat - <<<"#include <linux/fs.h>
-#include <asm-generic/mman-common.h>
+#include \"$TREE/include/uapi/asm-generic/mman-common.h\"
 $constants" | gcc -xc -fsyntax-only -I"$TREE/tools/include/uapi" -I"$TREE/tools/include" -
 }
 

@@ -1,374 +1,509 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Windows that pass together, under one hold of the lock that keeps their VMA stable.
+//!
+//! The passes of a batch are methods of [`Batch`], in the order in which they run. Each consumes
+//! the windows that the one before it has produced, whose type says how far they have come:
+//!
+//! [`Prepared`] → [`Held`] → [`Copied`] → [`Switched`]
+//!
+//! A window that is refused, or put off, gives back what it has and leaves with a [`Verdict`]; the
+//! others go on. All memory that the passes need is allocated before the first of them begins.
 
 use crate::{
-    control::{
-        Kit,
-        Spare, //
-    },
     copy::Copied,
     entry::{
+        self,
         hold_after,
         Pass, //
     },
-    install::Hooked,
-    isolate::{
-        Isolated,
-        NotIsolated, //
-    },
+    isolate::Isolated,
     outcome::Refusal,
     policy::Limits,
-    release::Installed,
-    trace, //
+    prealloc::{
+        Pool,
+        Prepared, //
+    },
+    protect::{
+        Judged,
+        Pinnable,
+        Pinned,
+        Reprotected,
+        Unflushed, //
+    },
+    release::Switched,
+    sources::{
+        Held,
+        NotTaken,
+        Sources, //
+    },
+    switch::{
+        switch,
+        NotSwitched,
+        RECOPY_MAX, //
+    },
+    trace,
+    window::{
+        Room,
+        Verdict,
+        Way,
+        Window, //
+    },
 };
 use kernel::{
-    alloc::KVec,
+    alloc::{
+        AllocError,
+        KVec, //
+    },
     mm::{
-        folio::{
-            self,
-            FolioPtr, //
-        },
+        folio,
         mmu_notifier::InvalidateRange,
         pgtable::{
             PmdKind,
+            PmdSlot,
             PMD_SIZE, //
         },
         stable::StableVma,
-        tlb::{
-            Flushed,
-            OwedFlush, //
-        },
+        tlb::OwedFlush,
     },
     prelude::*,
     task::cond_resched,
 };
 
-/// How a window left its batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Verdict {
-    /// It is huge.
-    Huge,
-    /// It was refused.
-    Refused(Refusal),
-    /// It was put back so that somebody who waits for our lock, or another window that needs the
-    /// same folio, comes first; or it lies in another VMA by now.
-    Deferred,
+/// How often sources are made read-only once more, where too much of a window was written while it
+/// was copied.
+const MORE_ROUNDS: usize = 2;
+
+/// What became of a batch.
+pub(crate) struct Done {
+    /// The windows that are to be told of.
+    pub(crate) windows: KVec<(Window, Verdict)>,
+    /// Whether something waited for a lock of ours.
+    pub(crate) contended: bool,
 }
 
-/// A window as the request knows it.
-#[derive(Clone, Copy)]
-pub(crate) struct Attempt {
-    pub(crate) addr: usize,
-    /// How often it was refused for what may be gone in a moment.
-    pub(crate) failed: u8,
-}
-
-/// A window with all it needs, about to be isolated.
-pub(crate) struct Ready<'mm> {
-    pub(crate) window: Attempt,
-    pub(crate) kit: Kit<'mm>,
-}
-
-/// How far a window has come.
-enum Stage<'v, 'mm> {
-    Ready(Ready<'mm>),
-    Isolated(Isolated<'v, 'mm>),
-    Copied(Copied<'v, 'mm>),
-    Hooked(Hooked<'v, 'mm>),
-    Installed(Installed<'v>),
-    /// It is on its way through [`Window::step`], or has left.
-    Left(Verdict),
-}
-
-struct Window<'v, 'mm> {
-    attempt: Attempt,
-    stage: Stage<'v, 'mm>,
-}
-
-impl<'v, 'mm> Window<'v, 'mm> {
-    /// Takes the window one step further.
-    fn step(&mut self, f: impl FnOnce(Stage<'v, 'mm>) -> Stage<'v, 'mm>) {
-        let stage = core::mem::replace(&mut self.stage, Stage::Left(Verdict::Deferred));
-
-        self.stage = f(stage);
-    }
-
-    fn has_recurring(&self, folio: FolioPtr) -> bool {
-        match &self.stage {
-            Stage::Isolated(window) => window.sources.has_recurring(folio),
-            _ => false,
-        }
-    }
-}
-
-/// Takes windows of one PMD table through all passes, and calls `leave` for each. The first of them
-/// lies in `vma`.
+/// Takes windows of one PMD table through all passes. The first of them lies in `vma`, and all of
+/// them are to go the same way.
 ///
-/// Returns whether somebody waited for the lock.
+/// # Errors
+///
+/// When there is no memory for bookkeeping. No window was touched then.
 pub(crate) fn run<'mm>(
-    spare: &mut Spare<'mm>,
+    pool: &mut Pool<'mm>,
     vma: &StableVma<'mm>,
     limits: Limits,
-    ready: KVec<Ready<'mm>>,
-    mut leave: impl FnMut(Attempt, Verdict),
-) -> bool {
-    let (Some(first), Some(last)) = (
-        ready.iter().map(|ready| ready.window.addr).min(),
-        ready.iter().map(|ready| ready.window.addr).max(),
-    ) else {
-        return false;
-    };
-    let Ok(mut windows) = KVec::with_capacity(ready.len(), GFP_KERNEL) else {
-        for Ready { window, kit } in ready {
-            leave(window, Verdict::Refused(Refusal::NoMemory));
-            spare.keep(kit);
-        }
-        return false;
-    };
-    for ready in ready {
-        // There is room for all of them.
-        let _ = windows.push_within_capacity(Window {
-            attempt: ready.window,
-            stage: Stage::Ready(ready),
-        });
-    }
-
-    let batch = Batch {
+    windows: KVec<Prepared<'mm>>,
+    held: trace::Held,
+) -> Result<Done, AllocError> {
+    let nr = windows.len();
+    let start = windows.iter().map(|window| window.window.addr).min();
+    let last = windows.iter().map(|window| window.window.addr).max();
+    let way = windows
+        .first()
+        .map_or(Way::Protect, |window| window.window.way);
+    let mut batch = Batch {
+        pool,
         vma,
         limits,
-        start: first,
-        end: last.saturating_add(PMD_SIZE),
+        start: start.unwrap_or(0),
+        end: last.unwrap_or(0).saturating_add(PMD_SIZE),
+        done: Room::new(nr)?,
+        contended: false,
+        held,
     };
-    let contended = batch.collapse(spare, &mut windows);
 
-    for window in windows {
-        // All of them have left.
-        if let Stage::Left(verdict) = window.stage {
-            leave(window.attempt, verdict);
-        }
+    // What was faulted in, or mapped lately by this CPU, is referenced by its LRU caches.
+    folio::lru_add_drain();
+    match Pinnable::of(vma).filter(|_| way == Way::Protect && !entry::isolates_all()) {
+        Some(pinnable) => batch.collapse_mapped(&pinnable, windows)?,
+        None => batch.collapse_isolated(windows)?,
     }
-    contended
+
+    let Batch {
+        done,
+        contended,
+        held,
+        ..
+    } = batch;
+    let windows = done.into_inner();
+
+    trace::batch(
+        vma.mm(),
+        start.unwrap_or(0),
+        windows.iter().map(|(_, verdict)| *verdict),
+        &held,
+    );
+    Ok(Done { windows, contended })
+}
+
+/// The windows, if there are any.
+fn some_of<W>(windows: Room<W>) -> Option<KVec<W>> {
+    if windows.is_empty() {
+        return None;
+    }
+    Some(windows.into_inner())
+}
+
+/// Room for what comes of the windows of a batch when they are switched.
+struct SwitchRooms<'v, 'mm, S> {
+    switched: Room<Switched<'v>>,
+    failed: Room<(Copied<'mm, S>, NotSwitched)>,
+}
+
+impl<S> SwitchRooms<'_, '_, S> {
+    fn new(nr: usize) -> Result<Self, AllocError> {
+        Ok(Self {
+            switched: Room::new(nr)?,
+            failed: Room::new(nr)?,
+        })
+    }
 }
 
 /// What the windows of a batch have in common.
-struct Batch<'v> {
-    vma: &'v StableVma<'v>,
+struct Batch<'a, 'v, 'mm> {
+    pool: &'a mut Pool<'mm>,
+    vma: &'v StableVma<'mm>,
     limits: Limits,
     start: usize,
     end: usize,
+    done: Room<(Window, Verdict)>,
+    contended: bool,
+    held: trace::Held,
 }
 
-impl<'v> Batch<'v> {
-    fn collapse<'mm: 'v>(&self, spare: &mut Spare<'mm>, windows: &mut [Window<'v, 'mm>]) -> bool {
-        let mut held = trace::Held::begin();
+impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
+    /// Collapses windows whose sources stay mapped until the switch.
+    fn collapse_mapped(
+        &mut self,
+        pinnable: &Pinnable<'v>,
+        windows: KVec<Prepared<'mm>>,
+    ) -> Result<(), AllocError> {
+        let nr = windows.len();
+        let (room, copied) = (Room::new(nr)?, Room::new(nr)?);
+        let quiet = Room::new(nr)?;
+        let switching = SwitchRooms::new(nr)?;
 
-        // What was faulted in, or mapped lately by this CPU, is referenced by its LRU caches.
-        folio::lru_add_drain();
+        self.held.sources_begin();
+        if let Some(protected) = self.protect(pinnable, windows, room) {
+            hold_after(Pass::Protect);
+            let copied = self.copy(protected, copied);
 
-        // Secondary MMUs lose the range before the first PTE is cleared, and get it back when all
-        // is mapped. Start and end may sleep: neither page table nor folio is locked there.
-        let invalidate = InvalidateRange::clear(self.vma, self.start, self.end);
-        pin_init::stack_pin_init!(let range = invalidate);
-
-        // Until the flush, who zaps one of our entries has to flush too, see `OwedFlush`.
-        let owed = OwedFlush::begin(self.vma, self.start, self.end);
-        held.sources_begin();
-        let mut contended = self.isolate(spare, windows, &owed);
-
-        if windows
-            .iter()
-            .any(|window| matches!(window.stage, Stage::Isolated(_)))
-        {
-            let flushed = owed.flush();
-
-            hold_after(Pass::Isolate);
-            contended |= self.copy(spare, windows, &flushed);
             hold_after(Pass::Copy);
-            self.install(spare, windows);
-            hold_after(Pass::Install);
-            self.release(spare, windows);
+            let quiet = self.recheck(copied.into_inner(), quiet);
+            let switched = self.switch(quiet.into_inner(), switching);
+
+            hold_after(Pass::Switch);
+            self.release(switched);
+        }
+        self.held.sources_end();
+        Ok(())
+    }
+
+    /// Collapses windows whose sources have migration entries in their place from the beginning.
+    fn collapse_isolated(&mut self, windows: KVec<Prepared<'mm>>) -> Result<(), AllocError> {
+        let nr = windows.len();
+        let (room, copied) = (Room::new(nr)?, Room::new(nr)?);
+        let switching = SwitchRooms::new(nr)?;
+
+        self.held.sources_begin();
+        if let Some(isolated) = self.isolate(windows, room) {
+            hold_after(Pass::Isolate);
+            let copied = self.copy(isolated, copied);
+
+            hold_after(Pass::Copy);
+            let switched = self.switch(copied.into_inner(), switching);
+
+            hold_after(Pass::Switch);
+            self.release(switched);
+        }
+        self.held.sources_end();
+        Ok(())
+    }
+
+    fn leave(&mut self, window: Prepared<'mm>, verdict: Verdict) {
+        self.done.put((window.window, verdict));
+        self.pool.keep(window.prealloc);
+    }
+
+    /// Where the PMD entry of a window lies, if that is a window to collapse. Otherwise the window
+    /// leaves.
+    fn find_table(&mut self, window: Prepared<'mm>) -> Option<(PmdSlot<'v>, Prepared<'mm>)> {
+        let verdict = if self.contended {
+            // Once something waits for our lock, no more windows are begun.
+            Verdict::Deferred
+        } else if !self.vma.has_window(window.window.addr) {
+            // The VMA was split since the window was found in it. That of the first window was
+            // found anew, so each batch makes progress.
+            Verdict::Deferred
         } else {
-            // What was cleared was restored under the same hold of its lock.
-            owed.void();
-        }
-        held.sources_end();
-        let _ = range;
+            let slot = self.vma.pmd(window.window.addr);
 
-        trace::batch(
-            self.vma.mm(),
-            self.start,
-            windows.iter().map(|window| match window.stage {
-                Stage::Left(verdict) => verdict,
-                _ => Verdict::Deferred,
-            }),
-            &held,
-        );
-        contended
-    }
-
-    fn isolate<'mm: 'v>(
-        &self,
-        spare: &mut Spare<'mm>,
-        windows: &mut [Window<'v, 'mm>],
-        owed: &OwedFlush<'v>,
-    ) -> bool {
-        let mut contended = false;
-
-        for i in 0..windows.len() {
-            let Some((before, [window, ..])) = windows.split_at_mut_checked(i) else {
-                break;
-            };
-            window.step(|stage| {
-                let Stage::Ready(Ready { window, kit }) = stage else {
-                    return stage;
-                };
-                if contended {
-                    spare.keep(kit);
-                    return Stage::Left(Verdict::Deferred);
-                }
-                if !self.vma.has_window(window.addr) {
-                    // The VMA was split since the window was found in it. That of the first window
-                    // was found anew, so each batch gets on.
-                    spare.keep(kit);
-                    return Stage::Left(Verdict::Deferred);
-                }
-                let slot = self.vma.pmd(window.addr);
-                let slot = match slot.map(|slot| (slot.read().kind(), slot)) {
-                    Some((PmdKind::Table, slot)) => slot,
-                    Some((PmdKind::Huge, _)) => {
-                        // Somebody else was faster.
-                        spare.keep(kit);
-                        return Stage::Left(Verdict::Huge);
-                    }
-                    Some((PmdKind::None, _)) | None => {
-                        spare.keep(kit);
-                        return Stage::Left(Verdict::Refused(Refusal::Empty));
-                    }
-                };
-                match Isolated::new(slot, kit, &self.limits, owed) {
-                    Ok(isolated) => Stage::Isolated(isolated),
-                    Err((kit, why)) => {
-                        spare.keep(kit);
-                        // We may have a folio locked ourselves, for a window that comes before.
-                        // The first window of a batch never waits for another one, so that each
-                        // batch gets on.
-                        Stage::Left(match why {
-                            NotIsolated::Locked(folio)
-                                if before.iter().any(|window| window.has_recurring(folio)) =>
-                            {
-                                Verdict::Deferred
-                            }
-                            why => Verdict::Refused(why.refusal()),
-                        })
-                    }
-                }
-            });
-            // Who waits for us waits for one window, and for what it takes to finish that.
-            contended = contended || (i > 0 && self.vma.is_contended());
-        }
-        contended
-    }
-
-    fn copy<'mm: 'v>(
-        &self,
-        spare: &mut Spare<'mm>,
-        windows: &mut [Window<'v, 'mm>],
-        flushed: &Flushed<'v>,
-    ) -> bool {
-        let (mut contended, mut copied) = (false, false);
-
-        for window in windows {
-            let stop = copied && (contended || current!().fatal_signal_pending());
-
-            window.step(|stage| {
-                let Stage::Isolated(isolated) = stage else {
-                    return stage;
-                };
-                if stop {
-                    if let Some(kit) = isolated.roll_back() {
-                        spare.keep(kit);
-                    }
-                    return Stage::Left(Verdict::Deferred);
-                }
-                match isolated.copy(flushed) {
-                    Ok(window) => {
-                        copied = true;
-                        // Who waits for a page of it waits for this window, not for all of them.
-                        contended |= window.isolated().sources.are_waited_for();
-                        Stage::Copied(window)
-                    }
-                    Err(refusal) => Stage::Left(Verdict::Refused(refusal)),
-                }
-            });
-            cond_resched();
-            contended = contended || self.vma.is_contended();
-        }
-        contended
-    }
-
-    fn install<'mm: 'v>(&self, spare: &mut Spare<'mm>, windows: &mut [Window<'v, 'mm>]) {
-        let Some(slot) = windows.iter().find_map(|window| match &window.stage {
-            Stage::Copied(window) => Some(window.isolated().sources.slot()),
-            _ => None,
-        }) else {
-            return;
-        };
-        let owed = OwedFlush::begin(self.vma, self.start, self.end);
-        let mut pmd = slot.lock();
-        let mut hooked = false;
-
-        for window in windows.iter_mut() {
-            window.step(|stage| match stage {
-                Stage::Copied(copied) => match copied.unhook(&mut pmd, &owed) {
-                    Ok(window) => {
-                        hooked = true;
-                        Stage::Hooked(window)
-                    }
-                    // To be put back when the PMD lock is not held any more.
-                    Err(copied) => Stage::Copied(copied),
-                },
-                stage => stage,
-            });
-        }
-        if hooked {
-            let flushed = owed.flush();
-
-            for window in windows.iter_mut() {
-                window.step(|stage| match stage {
-                    Stage::Hooked(hooked) => Stage::Installed(hooked.map(&mut pmd, &flushed)),
-                    stage => stage,
-                });
+            match slot.map(|slot| (slot.read().kind(), slot)) {
+                Some((PmdKind::Table, slot)) => return Some((slot, window)),
+                // Somebody else was faster.
+                Some((PmdKind::Huge, _)) => Verdict::Huge,
+                Some((PmdKind::Changing, _)) => Verdict::Refused(Refusal::Locked),
+                Some((PmdKind::None, _)) | None => Verdict::Refused(Refusal::Empty),
             }
-        } else {
-            owed.void();
-        }
-        drop(pmd);
+        };
 
-        for window in windows.iter_mut() {
-            window.step(|stage| match stage {
-                Stage::Copied(copied) => {
-                    if let Some(kit) = copied.into_isolated().roll_back() {
-                        spare.keep(kit);
-                    }
-                    Stage::Left(Verdict::Refused(Refusal::Raced))
-                }
-                stage => stage,
-            });
+        self.leave(window, verdict);
+        None
+    }
+
+    /// A window whose sources could not be had leaves. `earlier` says whether an earlier window of
+    /// the batch has that folio locked: the first window never waits for another one, so each batch
+    /// makes progress.
+    fn not_taken(
+        &mut self,
+        window: Prepared<'mm>,
+        cause: NotTaken,
+        earlier: impl Fn(folio::FolioPtr) -> bool,
+    ) {
+        let verdict = match cause {
+            NotTaken::Locked(folio) if earlier(folio) => Verdict::Deferred,
+            cause => Verdict::Refused(cause.refusal()),
+        };
+
+        self.leave(window, verdict);
+    }
+
+    /// Locks, pins and write-protects the sources. Returns [`None`] when no window has got that
+    /// far.
+    fn protect(
+        &mut self,
+        pinnable: &Pinnable<'v>,
+        windows: KVec<Prepared<'mm>>,
+        room: Room<Held<'mm, Pinned<'v>>>,
+    ) -> Option<KVec<Held<'mm, Pinned<'v>>>> {
+        // Secondary MMUs lose the range before the first PTE is made read-only. Start and end may
+        // sleep: neither page table nor folio is locked here.
+        let invalidate = InvalidateRange::clear(self.vma, self.start, self.end);
+        pin_init::stack_pin_init!(let _range = invalidate);
+        let owed = OwedFlush::begin(self.vma, self.start, self.end);
+        let mut windows = windows.into_iter();
+
+        // As long as no window could be locked, nothing was changed.
+        let first = loop {
+            let Some(window) = windows.next() else {
+                owed.void();
+                return None;
+            };
+            if let Some(judged) = self.judge(pinnable, window, |_| false) {
+                break judged;
+            }
+        };
+        let mut protected = Unflushed::new(owed.touch(), room);
+
+        self.protect_window(&mut protected, first);
+        for window in windows {
+            self.contended = self.contended || self.vma.is_contended();
+            let earlier = |folio| protected.have_recurring(folio);
+
+            if let Some(judged) = self.judge(pinnable, window, earlier) {
+                self.protect_window(&mut protected, judged);
+            }
+        }
+
+        some_of(protected.flush())
+    }
+
+    fn judge(
+        &mut self,
+        pinnable: &Pinnable<'v>,
+        window: Prepared<'mm>,
+        earlier: impl Fn(folio::FolioPtr) -> bool,
+    ) -> Option<Judged<'v, 'mm>> {
+        let (slot, window) = self.find_table(window)?;
+
+        match Judged::new(slot, window, &self.limits, pinnable) {
+            Ok(judged) => Some(judged),
+            Err((window, cause)) => {
+                self.not_taken(window, cause, earlier);
+                None
+            }
         }
     }
 
-    fn release<'mm: 'v>(&self, spare: &mut Spare<'mm>, windows: &mut [Window<'v, 'mm>]) {
+    fn protect_window(
+        &mut self,
+        protected: &mut Unflushed<'v, Room<Held<'mm, Pinned<'v>>>>,
+        judged: Judged<'v, 'mm>,
+    ) {
+        if let Err((window, refusal)) = protected.protect(judged) {
+            self.leave(window, Verdict::Refused(refusal));
+        }
+    }
+
+    /// Replaces the sources by migration entries. Returns [`None`] when no window has got that far.
+    fn isolate(
+        &mut self,
+        windows: KVec<Prepared<'mm>>,
+        room: Room<Held<'mm, Isolated<'v>>>,
+    ) -> Option<KVec<Held<'mm, Isolated<'v>>>> {
+        // As for `protect()`.
+        let invalidate = InvalidateRange::clear(self.vma, self.start, self.end);
+        pin_init::stack_pin_init!(let _range = invalidate);
+        let owed = OwedFlush::begin(self.vma, self.start, self.end);
+        let mut isolated = Unflushed::new(owed.touch(), room);
+
+        for (i, window) in windows.into_iter().enumerate() {
+            self.contended = self.contended || (i > 0 && self.vma.is_contended());
+            let Some((slot, window)) = self.find_table(window) else {
+                continue;
+            };
+
+            if let Err((window, cause)) = isolated.isolate(slot, window, &self.limits) {
+                self.not_taken(window, cause, |folio| isolated.have_recurring(folio));
+            } else {
+                self.held.old_way += 1;
+            }
+        }
+
+        some_of(isolated.flush())
+    }
+
+    /// Copies the sources. The first window is always copied, so each batch makes progress.
+    fn copy<S: Sources<'v>>(
+        &mut self,
+        windows: KVec<Held<'mm, S>>,
+        mut copied: Room<Copied<'mm, S>>,
+    ) -> Room<Copied<'mm, S>> {
+        let mut stop = false;
+
         for window in windows {
-            window.step(|stage| match stage {
-                Stage::Installed(installed) => {
-                    if let Some(saved) = installed.release() {
-                        spare.keep_saved(saved);
-                    }
-                    Stage::Left(Verdict::Huge)
+            if stop {
+                self.leave(window.give_back(), Verdict::Deferred);
+                continue;
+            }
+            match window.copy() {
+                Ok(window) => {
+                    // Copy no more windows if something waits for a page of this one.
+                    self.contended |= window.sources.are_waited_for();
+                    copied.put(window);
                 }
-                stage => stage,
-            });
+                Err((window, refusal)) => self.leave(window, Verdict::Refused(refusal)),
+            }
+            cond_resched();
+            self.contended = self.contended || self.vma.is_contended();
+            stop = !copied.is_empty() && (self.contended || current!().fatal_signal_pending());
+        }
+        copied
+    }
+
+    /// Has windows wait for the switch of which not more was written than may be copied again
+    /// there.
+    fn recheck(
+        &mut self,
+        windows: KVec<Copied<'mm, Pinned<'v>>>,
+        mut quiet: Room<Copied<'mm, Pinned<'v>>>,
+    ) -> Room<Copied<'mm, Pinned<'v>>> {
+        for window in windows {
+            match self.copy_what_was_written(window) {
+                Ok(window) => quiet.put(window),
+                Err((window, cause)) => self.not_switched(window, cause),
+            }
+        }
+        quiet
+    }
+
+    /// If too much of a window was written, makes the sources read-only and copies what was
+    /// written, a few times.
+    fn copy_what_was_written(
+        &mut self,
+        mut window: Copied<'mm, Pinned<'v>>,
+    ) -> Result<Copied<'mm, Pinned<'v>>, (Prepared<'mm>, NotSwitched)> {
+        for round in 0.. {
+            match window.sources.count_written() {
+                Ok(nr) if nr <= RECOPY_MAX => break,
+                Ok(_) if round < MORE_ROUNDS => {}
+                Ok(_) => return Err((window.give_back(), NotSwitched::Written)),
+                Err(refusal) => return Err((window.give_back(), refusal.into())),
+            }
+            self.held.rounds += 1;
+            window = self
+                .protect_again(window)
+                .and_then(|window| {
+                    hold_after(Pass::Protect);
+                    window.copy_again(&mut self.held)
+                })
+                .map_err(|(window, refusal)| (window, refusal.into()))?;
+            hold_after(Pass::Copy);
+            cond_resched();
+        }
+        Ok(window)
+    }
+
+    /// Makes read-only what was written of a window, as for the first time: without the notifier, a
+    /// secondary MMU could write on through an entry that it has made since.
+    fn protect_again(
+        &mut self,
+        window: Copied<'mm, Pinned<'v>>,
+    ) -> Result<Reprotected<'v, 'mm>, (Prepared<'mm>, Refusal)> {
+        let start = window.window.addr;
+        let end = start.saturating_add(PMD_SIZE);
+        let invalidate = InvalidateRange::clear(self.vma, start, end);
+        pin_init::stack_pin_init!(let _range = invalidate);
+        let owed = OwedFlush::begin(self.vma, start, end).touch();
+
+        Ok(Unflushed::protect_again(window, owed)?.flush())
+    }
+
+    /// A window that was copied, but could not be switched, leaves.
+    ///
+    /// It goes the old way in a batch to come if it is written all the time, or if something has
+    /// come in between for the second time: that is a reference for a moment, or a write to a page
+    /// that is not exclusive, which replaces the page as long as we pin it.
+    fn not_switched(&mut self, mut window: Prepared<'mm>, cause: NotSwitched) {
+        let again = window.window.retries > 0 && window.window.way == Way::Protect;
+        let verdict = match cause {
+            NotSwitched::Refused(Refusal::Raced | Refusal::Referenced) if !again => {
+                Verdict::Refused(Refusal::Raced)
+            }
+            NotSwitched::Refused(Refusal::Raced | Refusal::Referenced) | NotSwitched::Written => {
+                window.window.way = Way::Isolate;
+                Verdict::Deferred
+            }
+            NotSwitched::Refused(refusal) => Verdict::Refused(refusal),
+        };
+
+        self.leave(window, verdict);
+    }
+
+    /// Puts the huge pages in the place of the tables, a few at a time.
+    fn switch<S: Sources<'v>>(
+        &mut self,
+        mut copied: KVec<Copied<'mm, S>>,
+        rooms: SwitchRooms<'v, 'mm, S>,
+    ) -> KVec<Switched<'v>> {
+        let SwitchRooms {
+            mut switched,
+            mut failed,
+        } = rooms;
+
+        if !copied.is_empty() {
+            let invalidate = InvalidateRange::clear(self.vma, self.start, self.end);
+            pin_init::stack_pin_init!(let _range = invalidate);
+
+            while !copied.is_empty() {
+                let nr = entry::windows_per_switch();
+
+                switch(&mut copied, nr, &mut switched, &mut failed, &mut self.held);
+                cond_resched();
+            }
+        }
+        for (window, cause) in failed.into_inner() {
+            self.not_switched(window.give_back(), cause);
+        }
+        switched.into_inner()
+    }
+
+    fn release(&mut self, windows: KVec<Switched<'v>>) {
+        for window in windows {
+            let (window, snapshot) = window.release();
+
+            self.done.put((window, Verdict::Huge));
+            self.pool.keep_snapshot(snapshot);
             cond_resched();
         }
     }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What windows need on their way, allocated while nothing is held and kept for the next window
-//! when one did not use it.
+//! What a request has at hand: its policy, what it has allocated, and how large its batches are.
 
 use crate::{
     node::NodeLoad,
@@ -10,27 +9,21 @@ use crate::{
         self,
         Policy, //
     },
+    prealloc::{
+        Pool,
+        Prealloc, //
+    },
     ranges::Ranges, //
 };
 use kernel::{
-    alloc::{
-        Flags,
-        KVBox,
-        KVec, //
-    },
+    alloc::Flags,
     mm::{
         folio::{
             ChargeError,
-            HugeFolio,
-            MappedFolios,
             NodeMask,
             UnchargedFolio, //
         },
-        pgtable::{
-            Pte,
-            PteTable,
-            PTRS_PER_PTE, //
-        },
+        pgtable::PteTable,
         stat::{
             self,
             CollapseEvent, //
@@ -42,11 +35,11 @@ use kernel::{
     prelude::*,
 };
 
-/// Windows in a batch, when nobody waits.
+/// Windows in a batch, when nothing waits for it.
 pub(crate) const BATCH_MAX: usize = 16;
 
-/// Windows in the first batch of a request. Who waits for a page waits for its batch: batches grow
-/// as long as nobody does.
+/// Windows in the first batch of a request. A thread that waits for a lock of a batch waits for all
+/// of it: batches grow as long as nothing waits.
 const BATCH_FIRST: usize = 2;
 
 /// What it may cost others to allocate the huge page of a window and to charge it.
@@ -59,65 +52,6 @@ pub(crate) enum Effort {
     Least,
 }
 
-/// What was found in the slots of a window, and what was left there.
-#[derive(Zeroable)]
-pub(crate) struct Saved {
-    /// The PTEs of the sources; none where there is no source.
-    pub(crate) ptes: [Pte; PTRS_PER_PTE],
-    /// What was left in each slot: a migration entry for a source, and what there was for holes
-    /// and zero pages.
-    pub(crate) left: [Pte; PTRS_PER_PTE],
-    /// The folios of the sources.
-    pub(crate) folios: MappedFolios,
-}
-
-/// All that a window needs to be collapsed.
-pub(crate) struct Kit<'mm> {
-    pub(crate) folio: HugeFolio,
-    pub(crate) table: PteTable<'mm>,
-    pub(crate) saved: KVBox<Saved>,
-}
-
-/// What was provided and is not in use.
-///
-/// This is all that the passes from isolation to release get to see of [`Control`]: they cannot
-/// allocate through it.
-///
-/// No more than [`BATCH_MAX`] kits exist at a time: there is one for each window of a batch, and a
-/// new one is only made when none is left over, or in exchange for one that lies on another node.
-pub(crate) struct Spare<'mm> {
-    kits: KVec<Kit<'mm>>,
-    saved: KVec<KVBox<Saved>>,
-}
-
-impl<'mm> Spare<'mm> {
-    /// Makes room for all that can be taken back. Only `Control::provide()` does that.
-    fn make_room(&mut self) -> Result<(), Refusal> {
-        if self.kits.capacity() < BATCH_MAX {
-            self.kits
-                .reserve(BATCH_MAX, GFP_KERNEL)
-                .map_err(|_| Refusal::NoMemory)?;
-        }
-        if self.saved.capacity() < BATCH_MAX {
-            self.saved
-                .reserve(BATCH_MAX, GFP_KERNEL)
-                .map_err(|_| Refusal::NoMemory)?;
-        }
-        Ok(())
-    }
-
-    /// Takes back a kit that was not used.
-    pub(crate) fn keep(&mut self, kit: Kit<'mm>) {
-        // More than there is room for is freed.
-        let _ = self.kits.push_within_capacity(kit);
-    }
-
-    /// Takes back the buffer of a window that was collapsed.
-    pub(crate) fn keep_saved(&mut self, saved: KVBox<Saved>) {
-        let _ = self.saved.push_within_capacity(saved);
-    }
-}
-
 /// What a request has at hand.
 pub(crate) struct Control<'mm> {
     pub(crate) mm: &'mm MmWithUser,
@@ -126,12 +60,10 @@ pub(crate) struct Control<'mm> {
     ranges: Ranges<'mm>,
     /// How a page fault would allocate in the VMA at hand.
     fault_gfp: Flags,
-    /// What [`policy::boldest_gfp`] told. It is asked when it first matters, so that who has huge
-    /// pages already need not pay for it.
+    /// What [`policy::boldest_gfp`] told. It is asked when it first matters: a request whose memory
+    /// is huge already does not pay for it.
     boldest_gfp: Option<Option<Flags>>,
-    pub(crate) spare: Spare<'mm>,
-    /// Whether this CPU has drained its LRU caches.
-    pub(crate) drained_here: bool,
+    pub(crate) pool: Pool<'mm>,
     /// Whether all CPUs were asked to drain theirs, since this request last read from swap.
     pub(crate) drained: bool,
     /// Windows that the next batch may have.
@@ -150,12 +82,7 @@ impl<'mm> Control<'mm> {
             ranges,
             fault_gfp: thp::GFP_TRANSHUGE_LIGHT,
             boldest_gfp: None,
-            // Who has huge pages already needs no room here: see `provide()`.
-            spare: Spare {
-                kits: KVec::new(),
-                saved: KVec::new(),
-            },
-            drained_here: false,
+            pool: Pool::new(),
             drained: false,
             batch: BATCH_FIRST,
             waited_for: false,
@@ -172,27 +99,27 @@ impl<'mm> Control<'mm> {
         nid: usize,
         nodes: &NodeMask,
         effort: Effort,
-    ) -> Result<Kit<'mm>, Refusal> {
-        self.spare.make_room()?;
-        let kits = &mut self.spare.kits;
-        let near = kits
-            .iter()
-            .position(|kit| kit.folio.nid() == nid || nodes.contains(kit.folio.nid()));
-        if let Some(kit) = near.and_then(|i| kits.remove(i).ok()) {
-            return Ok(kit);
+    ) -> Result<Prealloc<'mm>, Refusal> {
+        self.pool.make_room().map_err(|_| Refusal::NoMemory)?;
+        if let Some(near) = self.pool.take_near(nid, nodes) {
+            return Ok(near);
         }
 
-        // One on the wrong node is better than none, but not than to go later.
-        let far = kits.pop();
+        // One on the wrong node is better than none, but not better than to go later.
+        let far = self.pool.take_any();
         match (self.provide_new(nid, nodes, effort), far) {
-            (Err(refusal), Some(kit)) if effort == Effort::Full && refusal != Refusal::Killed => {
-                Ok(kit)
+            (Err(refusal), Some(far)) if effort == Effort::Full && refusal != Refusal::Killed => {
+                Ok(far)
             }
-            (Err(refusal), Some(kit)) => {
-                self.spare.keep(kit);
+            (Err(refusal), Some(far)) => {
+                self.pool.keep(far);
                 Err(refusal)
             }
-            (result, _) => result,
+            (Ok(near), Some(far)) => {
+                drop(far);
+                Ok(near)
+            }
+            (result, None) => result,
         }
     }
 
@@ -201,7 +128,7 @@ impl<'mm> Control<'mm> {
         nid: usize,
         nodes: &NodeMask,
         effort: Effort,
-    ) -> Result<Kit<'mm>, Refusal> {
+    ) -> Result<Prealloc<'mm>, Refusal> {
         let gfp = match effort {
             Effort::Full => self.gfp()?,
             Effort::Least => thp::without_reclaim(self.gfp()?),
@@ -228,15 +155,12 @@ impl<'mm> Control<'mm> {
 
         // What may reclaim whatever the effort comes when the huge page is at hand.
         let table = PteTable::alloc(self.mm).ok_or(Refusal::NoMemory)?;
-        let saved = match self.spare.saved.pop() {
-            Some(saved) => saved,
-            None => KVBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?,
-        };
+        let snapshot = self.pool.take_snapshot().map_err(|_| Refusal::NoMemory)?;
 
-        Ok(Kit {
+        Ok(Prealloc {
             folio,
             table,
-            saved,
+            snapshot,
         })
     }
 

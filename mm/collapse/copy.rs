@@ -4,62 +4,126 @@
 
 use crate::{
     entry::fail_copy,
-    isolate::{
-        source_page,
-        Isolated, //
-    },
     outcome::Refusal,
+    prealloc::{
+        Prealloc,
+        Prepared, //
+    },
+    sources::{
+        source_page,
+        Held,
+        Sources, //
+    },
+    window::Window, //
 };
 use kernel::{
-    mm::tlb::Flushed,
+    mm::{
+        folio::{
+            BlankPage,
+            FilledFolio,
+            Written, //
+        },
+        pgtable::{
+            Pte,
+            PteTable, //
+        },
+        virt::VmaRef, //
+    },
     page::PAGE_SIZE, //
 };
 
-/// A window whose huge folio holds what the sources hold.
-///
-/// # Invariants
-///
-/// The contents of the folio were copied after the flush that isolating the sources owed.
-pub(crate) struct Copied<'v, 'mm>(Isolated<'v, 'mm>);
+/// A window whose huge folio holds what the sources held when they were copied.
+pub(crate) struct Copied<'mm, S> {
+    pub(crate) window: Window,
+    pub(crate) folio: FilledFolio,
+    pub(crate) deposit: PteTable<'mm>,
+    pub(crate) sources: S,
+}
 
-impl<'v, 'mm> Copied<'v, 'mm> {
-    pub(crate) fn isolated(&self) -> &Isolated<'v, 'mm> {
-        &self.0
-    }
+impl<'v, 'mm, S: Sources<'v>> Held<'mm, S> {
+    /// Copies the sources. Holes and zero pages are cleared instead.
+    ///
+    /// A source whose memory turns out to be bad fails the window: nothing is lost but what the
+    /// hardware lost.
+    pub(crate) fn copy(self) -> Result<Copied<'mm, S>, (Prepared<'mm>, Refusal)> {
+        let Self {
+            window,
+            folio,
+            deposit,
+            sources,
+        } = self;
+        let slot = sources.slot();
+        let mut addr = slot.addr();
+        let mut ptes = sources.snapshot().ptes.iter();
 
-    pub(crate) fn into_isolated(self) -> Isolated<'v, 'mm> {
-        self.0
+        let filled = folio.fill(|_, page| {
+            let pte = ptes.next().copied().unwrap_or(Pte::NONE);
+            let written = copy_page(page, pte, addr, slot.vma());
+
+            addr = addr.wrapping_add(PAGE_SIZE);
+            written
+        });
+        match filled {
+            Ok(folio) => Ok(Copied {
+                window,
+                folio,
+                deposit,
+                sources,
+            }),
+            Err((folio, refusal)) => {
+                let held = Held {
+                    window,
+                    folio,
+                    deposit,
+                    sources,
+                };
+
+                Err((held.give_back(), refusal))
+            }
+        }
     }
 }
 
-impl<'v, 'mm> Isolated<'v, 'mm> {
-    /// Copies the sources. Holes and zero pages are cleared instead.
-    ///
-    /// `_flushed` says that no CPU can write the sources through its TLB any more.
-    ///
-    /// A source whose memory turns out to be bad fails the window, which is put back by being
-    /// dropped: nothing is lost but what the hardware lost.
-    pub(crate) fn copy(mut self, _flushed: &Flushed<'v>) -> Result<Copied<'v, 'mm>, Refusal> {
+/// Copies the page that `pte` maps at `addr`, or clears `page` where there is none.
+#[inline(always)]
+fn copy_page(page: BlankPage<'_>, pte: Pte, addr: usize, vma: &VmaRef) -> Result<Written, Refusal> {
+    if pte.is_none() {
+        return Ok(page.clear(addr));
+    }
+    // SAFETY: The sources hold references.
+    let copied = page.copy_from(unsafe { source_page(pte) }, addr, vma);
+
+    if fail_copy() {
+        return Err(Refusal::MachineCheck);
+    }
+    copied.map_err(|_| Refusal::MachineCheck)
+}
+
+impl<'v, 'mm, S: Sources<'v>> Copied<'mm, S> {
+    /// Copies some slots again.
+    pub(crate) fn copy_slots(&mut self, nrs: impl Iterator<Item = usize>) -> Result<(), Refusal> {
         let slot = self.sources.slot();
-        let mut addr = slot.addr();
+        let ptes = &self.sources.snapshot().ptes;
 
-        for (page, pte) in self.folio.pages_mut().zip(self.sources.ptes()) {
-            if pte.is_none() {
-                page.clear(addr);
-            } else {
-                // SAFETY: `sources` holds the mapping's reference, and its page is quiesced: see
-                // the head of isolate.rs.
-                let copied = unsafe { page.copy_from(source_page(*pte), addr, slot.vma()) };
+        for nr in nrs {
+            let addr = slot.addr().wrapping_add(nr.wrapping_mul(PAGE_SIZE));
 
-                if copied.is_err() || fail_copy() {
-                    return Err(Refusal::MachineCheck);
-                }
+            if let (Some(page), Some(pte)) = (self.folio.page_mut(nr), ptes.get(nr)) {
+                copy_page(page, *pte, addr, slot.vma())?;
             }
-            addr = addr.wrapping_add(PAGE_SIZE);
         }
+        Ok(())
+    }
 
-        self.folio.mark_uptodate();
-        // INVARIANT: The loop above went through all pages.
-        Ok(Copied(self))
+    /// Gives the sources back.
+    pub(crate) fn give_back(self) -> Prepared<'mm> {
+        Prepared {
+            window: self.window,
+            prealloc: Prealloc {
+                folio: self.folio.into_blank(),
+                table: self.deposit,
+                snapshot: self.sources.give_back(),
+            },
+        }
     }
 }

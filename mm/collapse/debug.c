@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Selects the engine that serves MADV_COLLAPSE, stops collapses between their
- * passes, so that tests can act there, and has copies meet bad memory.
+ * Selects the engine that serves MADV_COLLAPSE, and the way it goes; stops
+ * collapses between their passes, so that tests can act there; and has copies
+ * meet bad memory, and counts of references find too many.
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>
@@ -22,9 +23,10 @@ static const char * const pass_names[] = {
 	[COLLAPSE_PASS_SCAN]	= "scan",
 	[COLLAPSE_PASS_PROVIDE]	= "provide",
 	[COLLAPSE_PASS_FAULT_IN] = "fault_in",
+	[COLLAPSE_PASS_PROTECT]	= "protect",
 	[COLLAPSE_PASS_ISOLATE]	= "isolate",
 	[COLLAPSE_PASS_COPY]	= "copy",
-	[COLLAPSE_PASS_INSTALL]	= "install",
+	[COLLAPSE_PASS_SWITCH]	= "switch",
 };
 
 static enum collapse_pass hold_pass;
@@ -32,8 +34,16 @@ static atomic_t nr_held[ARRAY_SIZE(pass_names)];
 static DECLARE_WAIT_QUEUE_HEAD(hold_wait);
 static DEFINE_MUTEX(debug_mutex);
 
-/* The so many'th copy of a page from now on fails; none if 0. */
+/* The copy of a page that fails, counted from now on; none if 0. */
 static atomic_t bad_copy;
+/* The count of a folio's references that finds too many, likewise. */
+static atomic_t bad_count;
+/* Whether sources are replaced by migration entries, instead of protected. */
+static bool isolates_all;
+/* Windows that are switched at a time; the engine's own choice if 0. */
+static u32 per_switch;
+/* What was done since boot, as the tracepoint of a batch tells it. */
+static atomic_t nr_recopied, nr_rounds, nr_old_way;
 
 /* Called by a collapse after each pass. It may hold locks that can sleep. */
 void collapse_debug_hold(enum collapse_pass pass)
@@ -51,6 +61,29 @@ void collapse_debug_hold(enum collapse_pass pass)
 bool collapse_debug_fail_copy(void)
 {
 	return atomic_dec_if_positive(&bad_copy) == 0;
+}
+
+bool collapse_debug_fail_count(void)
+{
+	return atomic_dec_if_positive(&bad_count) == 0;
+}
+
+bool collapse_debug_isolates_all(void)
+{
+	return READ_ONCE(isolates_all);
+}
+
+unsigned int collapse_debug_per_switch(void)
+{
+	return READ_ONCE(per_switch);
+}
+
+void collapse_debug_count_work(unsigned int recopied, unsigned int rounds,
+			       unsigned int old_way)
+{
+	atomic_add(recopied, &nr_recopied);
+	atomic_add(rounds, &nr_rounds);
+	atomic_add(old_way, &nr_old_way);
 }
 
 static int engine_show(struct seq_file *m, void *v)
@@ -120,13 +153,45 @@ static ssize_t hold_write(struct file *file, const char __user *buf,
 
 DEFINE_SHOW_STORE_ATTRIBUTE(hold);
 
+static int way_show(struct seq_file *m, void *v)
+{
+	seq_puts(m, collapse_debug_isolates_all() ? "isolate\n" : "protect\n");
+	return 0;
+}
+
+static ssize_t way_write(struct file *file, const char __user *buf,
+			 size_t count, loff_t *ppos)
+{
+	char word[16];
+	ssize_t ret = get_word(word, sizeof(word), buf, count);
+
+	if (ret)
+		return ret;
+
+	if (sysfs_streq(word, "isolate"))
+		WRITE_ONCE(isolates_all, true);
+	else if (sysfs_streq(word, "protect"))
+		WRITE_ONCE(isolates_all, false);
+	else
+		return -EINVAL;
+	return count;
+}
+
+DEFINE_SHOW_STORE_ATTRIBUTE(way);
+
 static int __init collapse_debug_init(void)
 {
 	struct dentry *dir = debugfs_create_dir("thp_collapse", NULL);
 
 	debugfs_create_file("engine", 0600, dir, NULL, &engine_fops);
 	debugfs_create_file("hold", 0600, dir, NULL, &hold_fops);
+	debugfs_create_file("way", 0600, dir, NULL, &way_fops);
 	debugfs_create_atomic_t("bad_copy", 0600, dir, &bad_copy);
+	debugfs_create_atomic_t("bad_count", 0600, dir, &bad_count);
+	debugfs_create_u32("per_switch", 0600, dir, &per_switch);
+	debugfs_create_atomic_t("recopied", 0400, dir, &nr_recopied);
+	debugfs_create_atomic_t("rounds", 0400, dir, &nr_rounds);
+	debugfs_create_atomic_t("old_way", 0400, dir, &nr_old_way);
 	return 0;
 }
 late_initcall(collapse_debug_init);

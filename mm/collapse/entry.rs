@@ -173,9 +173,10 @@ pub(crate) enum Pass {
     Scan,
     Provide,
     FaultIn,
+    Protect,
     Isolate,
     Copy,
-    Install,
+    Switch,
 }
 
 /// Stops here, if a test wants so, after a pass. Sleeps.
@@ -187,9 +188,10 @@ pub(crate) fn hold_after(pass: Pass) {
             Pass::Scan => bindings::collapse_pass_COLLAPSE_PASS_SCAN,
             Pass::Provide => bindings::collapse_pass_COLLAPSE_PASS_PROVIDE,
             Pass::FaultIn => bindings::collapse_pass_COLLAPSE_PASS_FAULT_IN,
+            Pass::Protect => bindings::collapse_pass_COLLAPSE_PASS_PROTECT,
             Pass::Isolate => bindings::collapse_pass_COLLAPSE_PASS_ISOLATE,
             Pass::Copy => bindings::collapse_pass_COLLAPSE_PASS_COPY,
-            Pass::Install => bindings::collapse_pass_COLLAPSE_PASS_INSTALL,
+            Pass::Switch => bindings::collapse_pass_COLLAPSE_PASS_SWITCH,
         };
 
         // SAFETY: No spinlock is held between passes.
@@ -209,4 +211,60 @@ pub(crate) fn fail_copy() -> bool {
     }
     #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
     false
+}
+
+/// Whether a test wants the references that were just counted to be too many.
+#[inline(always)]
+pub(crate) fn fail_count() -> bool {
+    #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
+    {
+        // SAFETY: It looks at a counter of its own.
+        unsafe { bindings::collapse_debug_fail_count() }
+    }
+    #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
+    false
+}
+
+/// Whether a test wants all windows to be isolated.
+pub(crate) fn isolates_all() -> bool {
+    #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
+    {
+        // SAFETY: It looks at a variable of its own.
+        unsafe { bindings::collapse_debug_isolates_all() }
+    }
+    #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
+    false
+}
+
+/// Windows that share one hold of the PMD lock and one flush when they are switched. With more of
+/// them, each is inaccessible for longer, and there are fewer interrupts: see docs/bench.md.
+const WINDOWS_PER_SWITCH: usize = 2;
+
+/// How many windows are switched at a time.
+pub(crate) fn windows_per_switch() -> usize {
+    #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
+    {
+        // SAFETY: It looks at a variable of its own. CAST: At most 16.
+        let nr = unsafe { bindings::collapse_debug_per_switch() } as usize;
+
+        if nr != 0 {
+            return nr;
+        }
+    }
+    WINDOWS_PER_SWITCH
+}
+
+/// Adds to the counters in debugfs what a batch had to do twice, or the old way.
+pub(crate) fn count_work(held: &crate::trace::Held) {
+    #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
+    // SAFETY: It adds to counters of its own. CAST: A batch has no more than 16 windows.
+    unsafe {
+        bindings::collapse_debug_count_work(
+            held.recopied as c_uint,
+            held.rounds as c_uint,
+            held.old_way as c_uint,
+        )
+    };
+    #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
+    let _ = held;
 }

@@ -53,18 +53,20 @@ pub(crate) fn revalidate<'mm>(
     Ok(vma)
 }
 
-/// Brings in all that was swapped out of the window at `addr`, by the code that page faults use.
+/// Brings in all that was swapped out of the window at `addr`, by the code that page faults use,
+/// and waits for what is being moved.
 ///
-/// That may give up the lock for a while. What is returned with success is a VMA that was looked at
-/// again since.
+/// That may give up the lock for a while: to wait for a page, or because something waits for the
+/// lock. What is returned with success is a VMA that was looked at again since.
 pub(crate) fn fault_in<'mm>(
     mm: &'mm MmWithUser,
     policy: &Policy,
     vma: StableVma<'mm>,
     addr: usize,
-) -> Result<StableVma<'mm>, Refusal> {
+    held: trace::Held,
+) -> Result<(StableVma<'mm>, trace::Held), Refusal> {
     let mut swapped_in = 0;
-    let result = fault_in_slots(mm, policy, vma, addr, &mut swapped_in);
+    let result = fault_in_slots(mm, policy, vma, addr, held, &mut swapped_in);
 
     trace::swapped_in(mm, swapped_in, result.as_ref().err().copied());
     result
@@ -75,8 +77,9 @@ fn fault_in_slots<'mm>(
     policy: &Policy,
     mut vma: StableVma<'mm>,
     addr: usize,
+    mut held: trace::Held,
     swapped_in: &mut usize,
-) -> Result<StableVma<'mm>, Refusal> {
+) -> Result<(StableVma<'mm>, trace::Held), Refusal> {
     for nr in 0..PTRS_PER_PTE {
         let mut tries = 0;
 
@@ -88,16 +91,23 @@ fn fault_in_slots<'mm>(
                 }
                 SwapIn::Done(stable) => {
                     *swapped_in += 1;
-                    vma = stable;
+                    // A window of pages that are swapped in without I/O takes as long as any.
+                    vma = if stable.is_contended() || current!().fatal_signal_pending() {
+                        drop(stable);
+                        let stable = find_table(mm, policy, addr)?;
+
+                        held = trace::Held::begin();
+                        stable
+                    } else {
+                        stable
+                    };
                     break;
                 }
                 SwapIn::NoMemory(_) => return Err(Refusal::NoMemory),
                 SwapIn::Failed(_) => return Err(Refusal::SwapIn),
                 SwapIn::Unlocked => {
-                    vma = revalidate(mm, policy, addr)?;
-                    if vma.pmd(addr).map(|slot| slot.read().kind()) != Some(PmdKind::Table) {
-                        return Err(Refusal::Raced);
-                    }
+                    vma = find_table(mm, policy, addr)?;
+                    held = trace::Held::begin();
                     tries += 1;
                     if tries == TRIES {
                         return Err(Refusal::Locked);
@@ -105,6 +115,20 @@ fn fault_in_slots<'mm>(
                 }
             }
         }
+    }
+    Ok((vma, held))
+}
+
+/// Finds the VMA of the window at `addr` again, if the window has a PTE table.
+fn find_table<'mm>(
+    mm: &'mm MmWithUser,
+    policy: &Policy,
+    addr: usize,
+) -> Result<StableVma<'mm>, Refusal> {
+    let vma = revalidate(mm, policy, addr)?;
+
+    if vma.pmd(addr).map(|slot| slot.read().kind()) != Some(PmdKind::Table) {
+        return Err(Refusal::Raced);
     }
     Ok(vma)
 }

@@ -32,6 +32,8 @@ pub(crate) enum Refusal {
     Locked,
     /// A folio has references that we cannot explain.
     Referenced,
+    /// A folio is pinned: a device may write it. No drain of LRU caches can help that.
+    Pinned,
     /// Its pages lie on nodes that are too far apart.
     TooFar,
     /// Somebody changed a slot while it was being collapsed.
@@ -85,9 +87,11 @@ impl Refusal {
             | Refusal::MachineCheck
             | Refusal::Unfit
             | Refusal::Gone => Advice::Invalid,
-            Refusal::Locked | Refusal::Referenced | Refusal::Raced | Refusal::Writeback => {
-                Advice::Again
-            }
+            Refusal::Locked
+            | Refusal::Referenced
+            | Refusal::Pinned
+            | Refusal::Raced
+            | Refusal::Writeback => Advice::Again,
             Refusal::TooManyHoles
             | Refusal::TooManySwapped
             | Refusal::TooManyShared
@@ -111,7 +115,7 @@ impl Refusal {
 
     /// Whether the window may well collapse when it is tried once more right away.
     pub(crate) fn is_fleeting(self) -> bool {
-        matches!(self, Refusal::Locked | Refusal::Raced)
+        matches!(self, Refusal::Locked | Refusal::Pinned | Refusal::Raced)
     }
 }
 
@@ -168,6 +172,7 @@ mod tests {
         assert_eq!(told(&[Refusal::Uffd]), Err(EINVAL));
         assert_eq!(told(&[Refusal::Locked]), Err(EAGAIN));
         assert_eq!(told(&[Refusal::Referenced]), Err(EAGAIN));
+        assert_eq!(told(&[Refusal::Pinned]), Err(EAGAIN));
         assert_eq!(told(&[Refusal::Raced]), Err(EAGAIN));
         assert_eq!(told(&[Refusal::TooManyHoles]), Err(EBUSY));
         assert_eq!(told(&[Refusal::Charge]), Err(EBUSY));

@@ -3,11 +3,12 @@
 //! Giving up the sources of a window that was collapsed.
 
 use crate::{
-    control::Saved,
-    isolate::{
+    sources::{
         source_page,
+        Snapshot,
         Sources, //
     },
+    window::Window, //
 };
 use kernel::{
     alloc::KVBox,
@@ -17,6 +18,7 @@ use kernel::{
             Folio,
             FolioLock,
             FolioPtr,
+            OwnedRefs,
             PutBatch, //
         },
         pgtable::{
@@ -28,42 +30,51 @@ use kernel::{
             VmaRef, //
         },
     },
+    types::ScopeGuard, //
 };
 
 /// A window that is huge now, with the table and the sources that it had before.
 ///
 /// To drop it is to release the sources.
-pub(crate) struct Installed<'v> {
-    table: DetachedTable<'v>,
-    vma: &'v VmaRef,
-    saved: Option<KVBox<Saved>>,
+pub(crate) struct Switched<'v> {
+    window: Window,
+    before: ScopeGuard<Before<'v>, fn(Before<'v>)>,
 }
 
-impl<'v> Installed<'v> {
-    pub(crate) fn new(table: DetachedTable<'v>, sources: Sources<'v>) -> Self {
-        Self {
+/// What a window had before.
+struct Before<'v> {
+    table: DetachedTable<'v>,
+    vma: &'v VmaRef,
+    snapshot: KVBox<Snapshot>,
+    /// What is held of each source.
+    refs: OwnedRefs,
+}
+
+impl<'v> Switched<'v> {
+    pub(crate) fn new<S: Sources<'v>>(
+        window: Window,
+        table: DetachedTable<'v>,
+        sources: S,
+    ) -> Self {
+        let before = Before {
             table,
             vma: sources.slot().vma(),
-            saved: sources.into_saved(),
+            snapshot: sources.into_snapshot(),
+            refs: S::REFS,
+        };
+
+        Self {
+            window,
+            before: ScopeGuard::new_with_data(before, |mut before| before.release()),
         }
     }
 
     /// Releases the sources, and returns the buffer that told of them.
-    pub(crate) fn release(mut self) -> Option<KVBox<Saved>> {
-        self.release_once()
-    }
+    pub(crate) fn release(self) -> (Window, KVBox<Snapshot>) {
+        let mut before = self.before.dismiss();
 
-    fn release_once(&mut self) -> Option<KVBox<Saved>> {
-        let mut saved = self.saved.take()?;
-
-        release(&self.table, self.vma, &mut saved);
-        Some(saved)
-    }
-}
-
-impl Drop for Installed<'_> {
-    fn drop(&mut self) {
-        self.release_once();
+        before.release();
+        (self.window, before.snapshot)
     }
 }
 
@@ -118,46 +129,66 @@ unsafe fn for_each_run(ptes: &[Pte], mut f: impl FnMut(Run)) {
     }
 }
 
-/// Drops rmaps, locks and references of the sources, in this order.
-///
-/// Those who wait for a folio found it by its migration entry, and count on it until they are
-/// woken: so the lock goes before the reference. What may recur goes on to do so without its lock:
-/// a large folio cannot be split as long as it has references that its mappings do not explain, and
-/// those that we have not dropped yet are such; and what KSM has merged once stays KSM's.
-fn release(table: &DetachedTable<'_>, vma: &VmaRef, saved: &mut Saved) {
-    let recurs = saved.folios.recurring().next().is_some();
-    let lock = table.lock();
+impl Before<'_> {
+    /// Drops rmaps, locks and references of the sources, in this order.
+    ///
+    /// Waiters for the lock of a folio may have found it by its migration entry, and have no
+    /// reference until they are woken: so the lock goes before the reference. A folio that may
+    /// recur still may do so without its lock: a large folio cannot be split as long as it has
+    /// references that its mappings do not explain, and those that we have not dropped yet are
+    /// such; and what KSM has merged once stays KSM's.
+    fn release(&mut self) {
+        let Self {
+            table,
+            vma,
+            snapshot,
+            refs,
+        } = self;
+        let Snapshot { ptes, folios, .. } = &mut **snapshot;
+        let pinned = *refs == OwnedRefs::MappingAndPin;
+        let recurs = folios.recurring().next().is_some();
+        let lock = table.lock();
 
-    // SAFETY: The table that mapped the folios is locked. Their PTEs are gone, the references of
-    // these are ours.
-    unsafe { saved.folios.remove_rmap_of_small(vma) };
-    if recurs {
-        // SAFETY: As above, and the pages of a run belong to one folio and follow each other. The
-        // references are ours until they are dropped below.
-        unsafe {
-            for_each_run(&saved.ptes, |run| {
-                source_page(run.pte).remove_rmap(run.nr, vma)
-            })
-        };
-    }
-    drop(lock);
-    if vma.flags() & flags::LOCKED != 0 {
-        // munlock is batched, and such a batch has references.
-        folio::mlock_drain();
-    }
-
-    if recurs {
-        for folio in saved.folios.recurring() {
-            // SAFETY: The folio is referenced, and we locked it once.
-            let lock = unsafe { FolioLock::adopt(Folio::from_raw(folio)) };
-
-            lock.free_swap();
+        // SAFETY: The table that mapped the folios is locked. Their PTEs are gone, the references
+        // of these are ours.
+        unsafe { folios.remove_rmap_of_small(vma) };
+        if recurs {
+            // SAFETY: As above, and the pages of a run belong to one folio and follow each other.
+            // The references are ours until they are dropped below.
+            unsafe { for_each_run(ptes, |run| source_page(run.pte).remove_rmap(run.nr, vma)) };
         }
-        let mut batch = PutBatch::new();
-        // SAFETY: These references were those of the mappings, and are ours until they are dropped
-        // here. CAST: A run has no more than 512 pages.
-        unsafe { for_each_run(&saved.ptes, |run| batch.put(run.folio, run.nr as u32)) };
+        drop(lock);
+        if vma.flags() & flags::LOCKED != 0 {
+            // munlock is batched, and such a batch has references.
+            folio::mlock_drain();
+        }
+        if pinned {
+            // SAFETY: The folios are referenced until they are put below.
+            unsafe { folios.count_pins(false) };
+        }
+
+        if recurs {
+            for folio in folios.recurring() {
+                // SAFETY: The folio is referenced, and we locked it once.
+                let lock = unsafe { FolioLock::adopt(Folio::from_raw(folio)) };
+
+                if !lock.is_mapped() {
+                    lock.free_swap();
+                }
+            }
+            let mut batch = PutBatch::new();
+            // SAFETY: These references were those of the mappings, and are ours until they are
+            // dropped here. CAST: A run has no more than 512 pages.
+            unsafe { for_each_run(ptes, |run| batch.put(run.folio, run.nr as u32)) };
+            if pinned {
+                for folio in folios.recurring() {
+                    // SAFETY: The pin is ours.
+                    unsafe { batch.unpin(folio) };
+                }
+            }
+        }
+        // SAFETY: Each of them was locked by us, and mapped by one PTE, whose reference is ours;
+        // and so is the pin, where `refs` says so.
+        unsafe { folios.unlock_put_small(*refs) };
     }
-    // SAFETY: Each of them was locked by us, and mapped by one PTE, whose reference is ours.
-    unsafe { saved.folios.unlock_put_small() };
 }

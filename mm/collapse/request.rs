@@ -5,9 +5,7 @@
 use crate::{
     batch::{
         self,
-        Attempt,
-        Ready,
-        Verdict, //
+        Done, //
     },
     control::{
         Control,
@@ -31,6 +29,7 @@ use crate::{
         Limits,
         Policy, //
     },
+    prealloc::Prepared,
     ranges::{
         Ranges,
         Segment, //
@@ -39,6 +38,11 @@ use crate::{
         scan,
         Candidate,
         Found, //
+    },
+    trace,
+    window::{
+        Verdict,
+        Window, //
     },
 };
 use core::ops::Range;
@@ -75,10 +79,10 @@ const SCAN_MAX: usize = 2 * BATCH_MAX;
 struct Request<'mm> {
     control: Control<'mm>,
     outcome: Outcome,
-    /// Windows of the last batch that are to be tried again, before anything else.
-    again: KVec<Attempt>,
+    /// Windows that are to be tried again, before anything else.
+    again: KVec<Window>,
     /// Windows that seem to be kept by references that a drain of all CPUs may drop.
-    undrained: KVec<Attempt>,
+    undrained: KVec<Window>,
     ended: bool,
 }
 
@@ -188,11 +192,10 @@ impl<'mm> Request<'mm> {
     /// huge. Returns where to go on.
     fn collapse_file(&mut self, vma: StableVma<'mm>, range: Range<usize>) -> usize {
         // Mappings whose huge pages are of another kind, of hugetlb and DAX, may not be collapsed.
-        let is_huge =
-            |addr: &usize| vma.pmd(*addr).map(|slot| slot.read().kind()) == Some(PmdKind::Huge);
-        let Some(addr) = range.clone().step_by(PMD_SIZE).find(|addr| !is_huge(addr)) else {
-            return range.end;
-        };
+        let addr = first_not_huge(&vma, range.clone());
+        if addr >= range.end || addr != range.start {
+            return addr;
+        }
         let limits = self.control.policy.limits_in(&vma);
 
         self.control.enter(&vma);
@@ -219,12 +222,9 @@ impl<'mm> Request<'mm> {
     /// and returns where to go on.
     fn collapse_some(&mut self, vma: StableVma<'mm>, range: Range<usize>) -> usize {
         // What is huge already costs no more than a look: nothing is allocated for it.
-        let mut start = range.start;
-        while vma.pmd(start).map(|slot| slot.read().kind()) == Some(PmdKind::Huge) {
-            start += PMD_SIZE;
-            if start >= range.end || start % PUD_SIZE == 0 {
-                return start;
-            }
+        let start = first_not_huge(&vma, range.clone());
+        if start >= range.end || (start != range.start && start % PUD_SIZE == 0) {
+            return start;
         }
 
         let (Ok(mut candidates), Ok(())) =
@@ -260,28 +260,33 @@ impl<'mm> Request<'mm> {
         next
     }
 
-    /// Tries a batch of windows once more.
+    /// Tries a batch of windows once more: windows that go the same way, without a gap between
+    /// them.
     fn collapse_again(&mut self) {
         let Ok(mut candidates) = KVec::with_capacity(BATCH_MAX, GFP_KERNEL) else {
             return self.note(Refusal::NoMemory);
         };
-        // Copied, so that what comes back finds the room that was made for it.
-        let mut again = [Attempt { addr: 0, failed: 0 }; BATCH_MAX];
-        let (nr, batch) = (self.again.len(), self.control.batch);
-
-        for (copy, window) in again.iter_mut().zip(&self.again) {
-            *copy = *window;
-        }
-        self.again.clear();
-        for window in again.iter().take(nr).skip(batch) {
-            self.defer(*window);
-        }
-
+        let Ok(room) = KVec::with_capacity(BATCH_MAX, GFP_KERNEL) else {
+            return self.note(Refusal::NoMemory);
+        };
+        // What comes back finds the room that is made for it here.
+        let again = core::mem::replace(&mut self.again, room);
+        let first = again.first().copied();
         let mut stable = None;
-        for window in again.into_iter().take(nr.min(batch)) {
+
+        for (nr, window) in again.into_iter().enumerate() {
+            let follows = first.is_some_and(|first| {
+                first.way == window.way
+                    && window.addr == first.addr.saturating_add(nr * PMD_SIZE)
+                    && nr < self.control.batch
+            });
+
+            if !follows || self.ended {
+                self.defer(window);
+                continue;
+            }
             let vma = match self.revalidate(stable.take(), window) {
                 Ok(vma) => vma,
-                Err(refusal) if refusal.ends_request() => return,
                 Err(_) => continue,
             };
             let limits = self.control.policy.limits_in(&vma);
@@ -290,14 +295,31 @@ impl<'mm> Request<'mm> {
                 Ok(Found::Huge) => {}
                 Ok(Found::Candidate(candidate)) => {
                     self.control.enter(&vma);
-                    let _ = candidates.push_within_capacity((candidate, window.failed));
+                    self.add_candidate(&mut candidates, candidate, window);
                 }
                 Err(refusal) => self.refuse(window, refusal),
             }
             stable = Some(vma);
         }
         drop(stable);
-        self.collapse_batch(candidates);
+        if !self.ended {
+            self.collapse_batch(candidates);
+        }
+    }
+
+    /// Adds a candidate to those of the next batch, which has room for as many as it may have.
+    fn add_candidate(
+        &mut self,
+        candidates: &mut KVec<(Candidate, Window)>,
+        candidate: Candidate,
+        window: Window,
+    ) {
+        if candidates
+            .push_within_capacity((candidate, window))
+            .is_err()
+        {
+            self.defer(window);
+        }
     }
 
     /// The VMA of a window: the one at hand, if that is it, or else found anew.
@@ -306,7 +328,7 @@ impl<'mm> Request<'mm> {
     fn revalidate(
         &mut self,
         at_hand: Option<StableVma<'mm>>,
-        window: Attempt,
+        window: Window,
     ) -> Result<StableVma<'mm>, Refusal> {
         if let Some(vma) = at_hand {
             if vma.has_window(window.addr) {
@@ -319,19 +341,15 @@ impl<'mm> Request<'mm> {
     }
 
     /// Scans a window. What this CPU has mapped lately is referenced by its LRU caches: they are
-    /// drained before the first window is refused for that.
+    /// drained before a window is refused for that.
     fn scan(&mut self, vma: &VmaRef, addr: usize, limits: &Limits) -> Result<Found, Refusal> {
-        let Control {
-            load, drained_here, ..
-        } = &mut self.control;
-        let load = match load {
+        let load = match &mut self.control.load {
             Some(load) => load,
-            None => load.insert(KBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?),
+            load => load.insert(KBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?),
         };
 
         match scan(vma, addr, limits, load) {
-            Err(Refusal::Referenced) if !*drained_here => {
-                *drained_here = true;
+            Err(Refusal::Referenced) => {
                 folio::lru_add_drain();
                 scan(vma, addr, limits, load)
             }
@@ -340,27 +358,36 @@ impl<'mm> Request<'mm> {
     }
 
     /// Scans windows until there is a batch of candidates.
+    ///
+    /// A batch ends at a gap: what lies between two candidates and is huge, or refused, is not to
+    /// be taken from secondary MMUs with them.
     fn scan_range(
         &mut self,
         vma: &VmaRef,
         range: Range<usize>,
-        candidates: &mut KVec<(Candidate, u8)>,
+        candidates: &mut KVec<(Candidate, Window)>,
     ) -> usize {
         let limits = self.control.policy.limits_in(vma);
         let mut addr = range.start;
         let mut scanned = 0;
 
         while addr < range.end {
+            let window = Window::new(addr);
+
             match self.scan(vma, addr, &limits) {
-                Ok(Found::Huge) => {}
                 Ok(Found::Candidate(candidate)) => {
                     scanned += 1;
                     self.control.enter(vma);
-                    let _ = candidates.push_within_capacity((candidate, 0));
+                    self.add_candidate(candidates, candidate, window);
                 }
+                Ok(Found::Huge) if candidates.is_empty() => {}
+                Ok(Found::Huge) => return addr,
                 Err(refusal) => {
                     scanned += 1;
-                    self.refuse(Attempt { addr, failed: 0 }, refusal);
+                    self.refuse(window, refusal);
+                    if !candidates.is_empty() {
+                        return addr + PMD_SIZE;
+                    }
                 }
             }
             addr += PMD_SIZE;
@@ -378,47 +405,53 @@ impl<'mm> Request<'mm> {
     }
 
     /// Collapses candidates.
-    fn collapse_batch(&mut self, candidates: KVec<(Candidate, u8)>) {
+    fn collapse_batch(&mut self, candidates: KVec<(Candidate, Window)>) {
         if candidates.is_empty() {
             return;
         }
-        let Some((mut ready, swapped)) = self.provide(candidates) else {
+        let Some((mut windows, absent)) = self.provide(candidates) else {
             return;
         };
 
         hold_after(Pass::Provide);
-        let Some(vma) = self.settle(&mut ready, swapped) else {
+        let Some((vma, held)) = self.settle(&mut windows, absent) else {
             return;
         };
 
         hold_after(Pass::FaultIn);
-        self.run(vma, ready);
+        self.run(vma, windows, held);
     }
 
     /// Provides as many candidates as can be with what they need, and leaves the others to the next
     /// batch.
     ///
-    /// Also returns whether anything has to be read from swap. Such a window goes alone: what is
-    /// read is charged as well, and no huge page of another window shall be held then.
-    fn provide(&mut self, candidates: KVec<(Candidate, u8)>) -> Option<(KVec<Ready<'mm>>, bool)> {
-        let Ok(mut ready) = KVec::with_capacity(candidates.len(), GFP_KERNEL) else {
+    /// Also returns what of the first window has to be faulted in. Such a window goes alone: what
+    /// is read from swap is charged as well, and no huge page of another window may be held then.
+    fn provide(
+        &mut self,
+        candidates: KVec<(Candidate, Window)>,
+    ) -> Option<(KVec<Prepared<'mm>>, Absent)> {
+        let Ok(mut windows) = KVec::with_capacity(candidates.len(), GFP_KERNEL) else {
             self.note(Refusal::NoMemory);
             return None;
         };
-        let (mut enough, mut swapped) = (true, false);
+        let (mut enough, mut absent) = (true, Absent::Nothing);
 
-        for (candidate, failed) in candidates {
-            let window = Attempt {
-                addr: candidate.addr,
-                failed,
+        for (candidate, window) in candidates {
+            let needs = if candidate.swapped > 0 {
+                Absent::Swapped
+            } else if candidate.moving > 0 {
+                Absent::Moving
+            } else {
+                Absent::Nothing
             };
-            let effort = if ready.is_empty() {
+            let effort = if windows.is_empty() {
                 Effort::Full
             } else {
                 Effort::Least
             };
 
-            enough &= ready.is_empty() || !(swapped || candidate.swapped > 0);
+            enough &= windows.is_empty() || (absent, needs) == (Absent::Nothing, Absent::Nothing);
             if !enough {
                 self.defer(window);
                 continue;
@@ -427,9 +460,14 @@ impl<'mm> Request<'mm> {
                 .control
                 .provide(candidate.nid, &candidate.nodes, effort)
             {
-                Ok(kit) => {
-                    let _ = ready.push_within_capacity(Ready { window, kit });
-                    swapped = candidate.swapped > 0;
+                Ok(prealloc) => {
+                    let prepared = Prepared { window, prealloc };
+
+                    if let Err(err) = windows.push_within_capacity(prepared) {
+                        self.control.pool.keep(err.0.prealloc);
+                        self.defer(window);
+                    }
+                    absent = needs;
                 }
                 Err(refusal) if effort == Effort::Full || refusal == Refusal::Killed => {
                     self.note(refusal);
@@ -444,38 +482,45 @@ impl<'mm> Request<'mm> {
         }
         if !enough {
             // So that no more windows are scanned for the next batch than it can have.
-            self.control.batch = ready.len();
+            self.control.batch = windows.len();
         }
-        Some((ready, swapped))
+        Some((windows, absent))
     }
 
-    /// Finds the VMA of a batch, now that all it needs is at hand, and reads in what was swapped
-    /// out, which may lose the VMA again.
+    /// Finds the VMA of a batch, now that all it needs is at hand, and faults in what is absent,
+    /// which may lose the VMA again.
     ///
-    /// Windows that turn out to lie in no VMA that may be collapsed leave, up to the first that
-    /// does. Those after it that lie in another one than that are deferred by their batch.
-    fn settle(&mut self, ready: &mut KVec<Ready<'mm>>, swapped: bool) -> Option<StableVma<'mm>> {
-        while let Some(&Ready { window, .. }) = ready.first() {
+    /// Refuses windows from the front until one lies in a VMA that may be collapsed. Later windows
+    /// that lie in another VMA are deferred by their batch.
+    fn settle(
+        &mut self,
+        windows: &mut KVec<Prepared<'mm>>,
+        absent: Absent,
+    ) -> Option<(StableVma<'mm>, trace::Held)> {
+        while let Some(&Prepared { window, .. }) = windows.first() {
             let Control { mm, policy, .. } = &self.control;
             let result = revalidate(mm, policy, window.addr).and_then(|vma| {
-                if swapped {
-                    fault_in(mm, policy, vma, window.addr)
-                } else {
-                    Ok(vma)
+                let held = trace::Held::begin();
+
+                match absent {
+                    Absent::Nothing => Ok((vma, held)),
+                    Absent::Moving | Absent::Swapped => {
+                        fault_in(mm, policy, vma, window.addr, held)
+                    }
                 }
             });
 
             // The CPU that read pages in has them in its LRU caches, and need not be ours any more.
-            self.control.drained &= !swapped;
+            self.control.drained &= absent != Absent::Swapped;
             match result {
-                Ok(vma) => return Some(vma),
+                Ok(settled) => return Some(settled),
                 Err(refusal) => {
                     self.refuse(window, refusal);
                     if refusal.ends_request() {
                         return None;
                     }
-                    if let Ok(Ready { kit, .. }) = ready.remove(0) {
-                        self.control.spare.keep(kit);
+                    if let Ok(Prepared { prealloc, .. }) = windows.remove(0) {
+                        self.control.pool.keep(prealloc);
                     }
                 }
             }
@@ -484,26 +529,18 @@ impl<'mm> Request<'mm> {
     }
 
     /// Takes a batch through all passes.
-    fn run(&mut self, vma: StableVma<'mm>, ready: KVec<Ready<'mm>>) {
-        let mut verdicts = [(Attempt { addr: 0, failed: 0 }, Verdict::Huge); BATCH_MAX];
-        let mut left = verdicts.iter_mut();
+    fn run(&mut self, vma: StableVma<'mm>, windows: KVec<Prepared<'mm>>, held: trace::Held) {
         let limits = self.control.policy.limits_in(&vma);
-        let nr = ready.len();
-        let contended = batch::run(
-            &mut self.control.spare,
-            &vma,
-            limits,
-            ready,
-            |window, verdict| {
-                if let Some(slot) = left.next() {
-                    *slot = (window, verdict);
-                }
-            },
-        );
-        drop(vma);
-        self.control.adapt(nr, contended);
+        let nr = windows.len();
+        let done = batch::run(&mut self.control.pool, &vma, limits, windows, held);
 
-        for (window, verdict) in verdicts {
+        drop(vma);
+        let Ok(Done { windows, contended }) = done else {
+            return self.note(Refusal::NoMemory);
+        };
+
+        self.control.adapt(nr, contended);
+        for (window, verdict) in windows {
             match verdict {
                 Verdict::Huge => {}
                 Verdict::Refused(refusal) => self.refuse(window, refusal),
@@ -513,7 +550,7 @@ impl<'mm> Request<'mm> {
     }
 
     /// Leaves a window to the next batch.
-    fn defer(&mut self, window: Attempt) {
+    fn defer(&mut self, window: Window) {
         // There is room for a batch; if ever not, the caller is told to try again.
         if self.again.push_within_capacity(window).is_err() {
             self.note(Refusal::Locked);
@@ -521,21 +558,45 @@ impl<'mm> Request<'mm> {
     }
 
     /// Notes a refusal, unless the window is to be tried again.
-    fn refuse(&mut self, mut window: Attempt, refusal: Refusal) {
+    fn refuse(&mut self, mut window: Window, refusal: Refusal) {
         let later = match refusal {
             Refusal::Referenced if !self.control.drained => Some(&mut self.undrained),
             refusal if refusal.is_fleeting() => Some(&mut self.again),
             _ => None,
         };
 
-        if let Some(later) = later.filter(|_| window.failed < TRIES) {
-            window.failed += 1;
+        if let Some(later) = later.filter(|_| window.retries < TRIES) {
+            window.retries += 1;
             if later.push_within_capacity(window).is_ok() {
                 return;
             }
         }
         self.note(refusal);
     }
+}
+
+/// What of a window has to be faulted in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Absent {
+    Nothing,
+    /// Pages that are being moved.
+    Moving,
+    /// Pages that were swapped out.
+    Swapped,
+}
+
+/// The first window of `range` that is not huge, or where to go on: the end of `range`, or of a PMD
+/// table, so that a lock is not held without bound.
+fn first_not_huge(vma: &VmaRef, range: Range<usize>) -> usize {
+    let mut addr = range.start;
+
+    while vma.pmd(addr).map(|slot| slot.read().kind()) == Some(PmdKind::Huge) {
+        addr += PMD_SIZE;
+        if addr >= range.end || addr % PUD_SIZE == 0 {
+            break;
+        }
+    }
+    addr
 }
 
 fn align_down(addr: usize) -> usize {

@@ -6,6 +6,7 @@ use crate::{
     node::NodeLoad,
     outcome::Refusal,
     policy::Limits,
+    sources::PteCounts,
     trace, //
 };
 use kernel::mm::{
@@ -18,8 +19,7 @@ use kernel::mm::{
         Entry,
         Leaf,
         PmdKind,
-        Pte,
-        PTRS_PER_PTE, //
+        Pte, //
     },
     stat::{
         self,
@@ -36,15 +36,16 @@ pub(crate) enum Found {
     Candidate(Candidate),
 }
 
-/// A window that may be collapsed.
+/// What a window needs that may be collapsed.
 pub(crate) struct Candidate {
-    pub(crate) addr: usize,
     /// The node that most of its pages lie on.
     pub(crate) nid: usize,
     /// The nodes that as many lie on.
     pub(crate) nodes: NodeMask,
-    /// How many slots are not present, and have to be faulted in.
+    /// How many slots have to be read from swap.
     pub(crate) swapped: usize,
+    /// How many slots hold a page that is being moved, which is to be waited for.
+    pub(crate) moving: usize,
 }
 
 /// Whether a page of a folio, which a PTE maps, can be a source.
@@ -78,18 +79,6 @@ pub(crate) fn judge_leaf(pte: Pte, leaf: Leaf) -> Result<(), Refusal> {
     }
 }
 
-/// Whether a window may be collapsed, given its number of holes and zero pages.
-pub(crate) fn judge_holes(holes: usize, zeroes: usize, limits: &Limits) -> Result<(), Refusal> {
-    if holes == PTRS_PER_PTE {
-        return Err(Refusal::Empty);
-    }
-    if holes + zeroes > limits.none {
-        stat::count(CollapseEvent::ExceedNone);
-        return Err(Refusal::TooManyHoles);
-    }
-    Ok(())
-}
-
 /// Scans the window at `addr`.
 pub(crate) fn scan(
     vma: &VmaRef,
@@ -97,46 +86,59 @@ pub(crate) fn scan(
     limits: &Limits,
     load: &mut NodeLoad,
 ) -> Result<Found, Refusal> {
-    let (mut empty, mut swapped) = (0, 0);
-    let found = scan_window(vma, addr, limits, load, &mut empty, &mut swapped);
+    let mut counts = PteCounts::default();
+    let mut absent = Absent::default();
+    let found = scan_window(vma, addr, limits, load, &mut counts, &mut absent);
 
-    trace::scanned(vma.mm(), empty, swapped, &found);
+    trace::scanned(vma.mm(), counts.empty(), absent.swapped, &found);
     found
+}
+
+/// Slots that hold a page, but do not map it.
+#[derive(Default)]
+struct Absent {
+    swapped: usize,
+    moving: usize,
 }
 
 /// Judges a window.
 ///
-/// Locks and references are looked at too, although only isolation can be sure of them: a window
-/// that will be refused need not have a huge page allocated.
+/// Locks and references are looked at too, although they can change until the sources are locked: a
+/// window that will be refused need not have a huge page allocated.
 fn scan_window(
     vma: &VmaRef,
     addr: usize,
     limits: &Limits,
     load: &mut NodeLoad,
-    empty: &mut usize,
-    swapped_slots: &mut usize,
+    counts: &mut PteCounts,
+    absent: &mut Absent,
 ) -> Result<Found, Refusal> {
     let slot = vma.pmd(addr).ok_or(Refusal::Empty)?;
 
     match slot.read().kind() {
         PmdKind::None => return Err(Refusal::Empty),
         PmdKind::Huge => return Ok(Found::Huge),
+        PmdKind::Changing => return Err(Refusal::Locked),
         PmdKind::Table => {}
     }
 
     load.clear();
-    let (mut holes, mut zeroes, mut swapped, mut shared) = (0, 0, 0, 0);
     let mut table = slot.lock_table().ok_or(Refusal::Raced)?;
 
     for slot in table.slots() {
         match slot.look() {
-            Entry::None => holes += 1,
-            Entry::Zero => zeroes += 1,
+            Entry::None => counts.holes += 1,
+            Entry::Zero => counts.zeroes += 1,
             Entry::Special => return Err(Refusal::Foreign),
             Entry::Leaf(pte, leaf) => {
                 judge_leaf(pte, leaf)?;
-                swapped += 1;
-                if swapped > limits.swap {
+                // A page that is being moved is not swapped out, and will be back in a moment.
+                if leaf == Leaf::Migration {
+                    absent.moving += 1;
+                    continue;
+                }
+                absent.swapped += 1;
+                if absent.swapped > limits.swap {
                     stat::count(CollapseEvent::ExceedSwap);
                     return Err(Refusal::TooManySwapped);
                 }
@@ -145,37 +147,27 @@ fn scan_window(
                 let folio = page.folio();
 
                 judge_page(pte, page, folio)?;
-                if limits.shared < PTRS_PER_PTE && folio.maybe_mapped_shared() {
-                    shared += 1;
-                    if shared > limits.shared {
-                        stat::count(CollapseEvent::ExceedShared);
-                        return Err(Refusal::TooManyShared);
-                    }
-                }
+                counts.note_shared(folio, limits)?;
                 load.add(folio.nid());
                 if folio.is_locked() {
                     return Err(Refusal::Locked);
                 }
-                if !folio.has_expected_refs() {
-                    return Err(Refusal::Referenced);
-                }
+                folio.check_refs(0)?;
             }
         }
     }
     drop(table);
 
-    *empty = holes + zeroes;
-    *swapped_slots = swapped;
-    judge_holes(holes, zeroes, limits)?;
+    counts.judge_holes(limits)?;
     if load.too_far() {
         return Err(Refusal::TooFar);
     }
     let (nid, nodes) = load.target();
 
     Ok(Found::Candidate(Candidate {
-        addr,
         nid,
         nodes,
-        swapped,
+        swapped: absent.swapped,
+        moving: absent.moving,
     }))
 }

@@ -3,9 +3,10 @@
 //! What windows and batches tell of themselves.
 
 use crate::{
-    batch::Verdict,
+    entry,
     outcome::Refusal,
-    scan::Found, //
+    scan::Found,
+    window::Verdict, //
 };
 use kernel::{
     mm::{
@@ -22,11 +23,19 @@ use kernel::{
     },
 };
 
-/// How long a batch holds what others may wait for.
+/// How long a batch holds what others may wait for, and what it does twice.
 pub(crate) struct Held {
     stable: Instant<Monotonic>,
     sources: Instant<Monotonic>,
     longest: Delta,
+    switch: Instant<Monotonic>,
+    untouchable: Delta,
+    /// Pages that were copied again.
+    pub(crate) recopied: usize,
+    /// Rounds in which sources were made read-only again.
+    pub(crate) rounds: usize,
+    /// Windows that went the old way.
+    pub(crate) old_way: usize,
 }
 
 impl Held {
@@ -38,6 +47,11 @@ impl Held {
             stable: now,
             sources: now,
             longest: Delta::ZERO,
+            switch: now,
+            untouchable: Delta::ZERO,
+            recopied: 0,
+            rounds: 0,
+            old_way: 0,
         }
     }
 
@@ -49,6 +63,16 @@ impl Held {
     /// The last source was unlocked.
     pub(crate) fn sources_end(&mut self) {
         self.longest = self.sources.elapsed();
+    }
+
+    /// Windows are about to be hidden from all CPUs.
+    pub(crate) fn untouchable_begin(&mut self) {
+        self.switch = Instant::now();
+    }
+
+    /// They are accessible again.
+    pub(crate) fn untouchable_end(&mut self) {
+        self.untouchable = self.untouchable.max(self.switch.elapsed());
     }
 }
 
@@ -62,7 +86,7 @@ fn scan_result(refusal: Refusal) -> ScanResult {
         Refusal::Marker | Refusal::Poisoned | Refusal::SwapIn => ScanResult::PTE_NON_PRESENT,
         Refusal::Foreign => ScanResult::PAGE_NULL,
         Refusal::Locked => ScanResult::PAGE_LOCK,
-        Refusal::Referenced => ScanResult::PAGE_COUNT,
+        Refusal::Referenced | Refusal::Pinned => ScanResult::PAGE_COUNT,
         Refusal::TooFar => ScanResult::SCAN_ABORT,
         Refusal::MachineCheck => ScanResult::COPY_MC,
         Refusal::Unfit => ScanResult::VMA_CHECK,
@@ -118,6 +142,11 @@ pub(crate) fn batch(
         refused: 0,
         stable_us: held.stable.elapsed().as_micros_ceil(),
         source_us: held.longest.as_micros_ceil(),
+        untouchable_ns: held.untouchable.as_nanos(),
+        // CAST: A batch has no more than 16 windows.
+        recopied: held.recopied as u32,
+        rounds: held.rounds as u32,
+        old_way: held.old_way as u32,
     };
 
     for verdict in verdicts {
@@ -134,5 +163,6 @@ pub(crate) fn batch(
             Verdict::Deferred => {}
         }
     }
+    entry::count_work(held);
     trace::batch(mm, &batch);
 }

@@ -76,6 +76,11 @@ __rust_helper void rust_helper_folio_unlock_large_mapcount(struct folio *folio)
 	folio_unlock_large_mapcount(folio);
 }
 
+__rust_helper bool rust_helper_folio_mapped(const struct folio *folio)
+{
+	return folio_mapped(folio);
+}
+
 __rust_helper bool rust_helper_folio_test_anon(const struct folio *folio)
 {
 	return folio_test_anon(folio);
@@ -104,6 +109,50 @@ __rust_helper int rust_helper_folio_ref_count(const struct folio *folio)
 __rust_helper int rust_helper_folio_expected_ref_count(const struct folio *folio)
 {
 	return folio_expected_ref_count(folio);
+}
+
+__rust_helper bool rust_helper_folio_has_pincount(const struct folio *folio)
+{
+	return folio_has_pincount(folio);
+}
+
+__rust_helper int rust_helper_folio_pincount(const struct folio *folio)
+{
+	return atomic_read(&folio->_pincount);
+}
+
+__rust_helper void rust_helper_folio_pincount_dec(struct folio *folio)
+{
+	atomic_dec(&folio->_pincount);
+}
+
+/* As try_grab_folio() does with FOLL_PIN, but for the statistics. */
+__rust_helper void rust_helper_folio_pin_uncounted(struct folio *folio)
+{
+	if (folio_has_pincount(folio)) {
+		folio_ref_inc(folio);
+		atomic_inc(&folio->_pincount);
+	} else {
+		folio_ref_add(folio, GUP_PIN_COUNTING_BIAS);
+	}
+}
+
+/* Never drops the last reference. */
+__rust_helper void rust_helper_folio_unpin_uncounted(struct folio *folio)
+{
+	if (folio_has_pincount(folio)) {
+		atomic_dec(&folio->_pincount);
+		folio_ref_dec(folio);
+	} else {
+		folio_ref_sub(folio, GUP_PIN_COUNTING_BIAS);
+	}
+}
+
+__rust_helper void rust_helper_node_stat_mod_folio(struct folio *folio,
+						   enum node_stat_item item,
+						   long nr)
+{
+	node_stat_mod_folio(folio, item, nr);
 }
 
 __rust_helper int rust_helper_folio_nid(const struct folio *folio)

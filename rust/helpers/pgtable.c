@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 #include <linux/leafops.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
 #include <linux/pgalloc.h>
 #include <linux/pgtable.h>
+#include <linux/sched/mm.h>
 #include <linux/spinlock.h>
 
 #ifdef CONFIG_THP_COLLAPSE_RUST
@@ -19,6 +21,30 @@ __rust_helper pte_t rust_helper_ptep_get_and_clear(struct mm_struct *mm,
 						   pte_t *ptep)
 {
 	return ptep_get_and_clear(mm, addr, ptep);
+}
+
+__rust_helper void rust_helper_ptep_set_wrprotect(struct mm_struct *mm,
+						  unsigned long addr,
+						  pte_t *ptep)
+{
+	ptep_set_wrprotect(mm, addr, ptep);
+}
+
+/* Read-only, but accessible, where NUMA balancing has taken access away. */
+__rust_helper void rust_helper_ptep_make_readable(struct vm_area_struct *vma,
+						  unsigned long addr,
+						  pte_t *ptep)
+{
+	pte_t old = ptep_modify_prot_start(vma, addr, ptep);
+	pte_t pte = pte_wrprotect(pte_modify(old, vma->vm_page_prot));
+
+	ptep_modify_prot_commit(vma, addr, ptep, old, pte);
+}
+
+__rust_helper void rust_helper_ptep_clear(struct mm_struct *mm,
+					  unsigned long addr, pte_t *ptep)
+{
+	ptep_clear(mm, addr, ptep);
 }
 
 __rust_helper void rust_helper_set_pte_at(struct mm_struct *mm,
@@ -36,6 +62,11 @@ __rust_helper void rust_helper_pte_unmap(pte_t *pte)
 __rust_helper bool rust_helper_pte_none(pte_t pte)
 {
 	return pte_none(pte);
+}
+
+__rust_helper bool rust_helper_pte_protnone(pte_t pte)
+{
+	return pte_protnone(pte);
 }
 
 __rust_helper bool rust_helper_pte_present(pte_t pte)
@@ -222,6 +253,12 @@ __rust_helper bool rust_helper_pmd_trans_huge(pmd_t pmd)
 	return pmd_trans_huge(pmd);
 }
 
+/* Whether a huge entry was made invalid, to be replaced or made valid again. */
+__rust_helper bool rust_helper_pmd_is_invalid(pmd_t pmd)
+{
+	return pmd_same(pmd, pmd_mkinvalid(pmd));
+}
+
 __rust_helper bool rust_helper_pmd_bad(pmd_t pmd)
 {
 	return pmd_bad(pmd);
@@ -243,13 +280,7 @@ __rust_helper spinlock_t *rust_helper_pmd_lockptr(struct mm_struct *mm,
 	return pmd_lockptr(mm, pmd);
 }
 
-__rust_helper spinlock_t *rust_helper_pte_lockptr(struct mm_struct *mm,
-						  pmd_t *pmd)
-{
-	return pte_lockptr(mm, pmd);
-}
-
-/* The lock of a table that no PMD entry maps any more. */
+/* The lock of a table that no PMD entry maps. */
 __rust_helper spinlock_t *rust_helper_pgtable_lockptr(struct mm_struct *mm,
 						      pgtable_t table)
 {
@@ -260,9 +291,40 @@ __rust_helper spinlock_t *rust_helper_pgtable_lockptr(struct mm_struct *mm,
 #endif
 }
 
-__rust_helper pte_t *rust_helper_pte_offset_map(pmd_t *pmd, unsigned long addr)
+/*
+ * The PMD entry of an address, or NULL if it has none. Like mm_find_pmd(), but
+ * copes with any mapping: a leaf above the PMD level leads to no PMD entry.
+ */
+__rust_helper pmd_t *rust_helper_find_pmd(struct mm_struct *mm,
+					  unsigned long addr)
 {
-	return pte_offset_map(pmd, addr);
+	pgd_t *pgd = pgd_offset(mm, addr);
+	p4d_t *p4d;
+	pud_t *pudp, pud;
+
+	if (!pgd_present(*pgd))
+		return NULL;
+	p4d = p4d_offset(pgd, addr);
+	if (!p4d_present(*p4d))
+		return NULL;
+	pudp = pud_offset(p4d, addr);
+	pud = READ_ONCE(*pudp);
+	if (!pud_present(pud) || pud_leaf(pud))
+		return NULL;
+	return pmd_offset_lockless(pudp, pud, addr);
+}
+
+/* Maps the table of a PMD entry's value, as pte_offset_map() does that of a PMD entry. */
+__rust_helper pte_t *rust_helper_pte_map_of(pmd_t pmd, unsigned long addr)
+{
+	rcu_read_lock();
+	return __pte_map(&pmd, addr);
+}
+
+__rust_helper void rust_helper_pmd_populate(struct mm_struct *mm, pmd_t *pmd,
+					    pgtable_t table)
+{
+	pmd_populate(mm, pmd, table);
 }
 
 __rust_helper void rust_helper_spin_lock_nested(spinlock_t *lock, int subclass)
@@ -281,9 +343,25 @@ __rust_helper pmd_t rust_helper_pmdp_establish_invalid(struct vm_area_struct *vm
 	return pmdp_establish(vma, addr, pmdp, pmd_mkinvalid(pmd));
 }
 
-__rust_helper pgtable_t rust_helper_pte_alloc_one(struct mm_struct *mm)
+/*
+ * A PTE table for any mm, charged to its memory cgroup. For the mm of another
+ * process the charge may fail, but does not invoke the OOM killer there.
+ */
+__rust_helper pgtable_t rust_helper_pte_alloc_one_for(struct mm_struct *mm)
 {
-	return pte_alloc_one(mm);
+	const gfp_t gfp = GFP_PGTABLE_USER | __GFP_NORETRY | __GFP_NOWARN;
+	struct mem_cgroup *memcg, *old;
+	pgtable_t table;
+
+	if (mm == current->mm)
+		return pte_alloc_one(mm);
+
+	memcg = get_mem_cgroup_from_mm(mm);
+	old = set_active_memcg(memcg);
+	table = __pte_alloc_one(mm, gfp);
+	set_active_memcg(old);
+	mem_cgroup_put(memcg);
+	return table;
 }
 
 __rust_helper void rust_helper_pte_free(struct mm_struct *mm, pgtable_t table)

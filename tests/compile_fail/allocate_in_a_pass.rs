@@ -2,15 +2,18 @@
 //
 // A pass that holds folio locks, and perhaps a page table lock, has a huge folio allocated.
 //
-// rule: mm/collapse/control.rs: what windows need is allocated while nothing is held. Reclaim could
-// wait for the very folios that are locked. What a pass gets can take back, but not provide.
+// rule: mm/collapse/prealloc.rs: what windows need is allocated while nothing is held. Reclaim could
+// wait for the very folios that are locked. A pass can give back to the pool, but not allocate.
 // crate: collapse
-// error: E0599 no method named `provide` found for mutable reference `&mut Spare
+// error: E0599 no method named `provide` found for mutable reference `&mut Pool
 
-use crate::control::{Control, Effort, Kit, Spare};
+use crate::{
+    control::{Control, Effort},
+    prealloc::{Pool, Prealloc},
+};
 use kernel::mm::folio::NodeMask;
 
-fn misuse<'mm>(spare: &mut Spare<'mm>, control: &mut Control<'mm>) -> Option<Kit<'mm>> {
-    drop(spare.provide(0, &NodeMask::online(), Effort::Full)); // misuse
+fn misuse<'mm>(pool: &mut Pool<'mm>, control: &mut Control<'mm>) -> Option<Prealloc<'mm>> {
+    drop(pool.provide(0, &NodeMask::online(), Effort::Full)); // misuse
     control.provide(0, &NodeMask::online(), Effort::Full).ok()
 }

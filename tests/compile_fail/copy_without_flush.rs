@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Sources are copied although TLBs may still let others write them.
+// Sources are copied although TLBs may still let threads write them unseen.
 //
-// rule: mm/collapse/isolate.rs: a source is quiet only when the translations of its PTE are gone.
+// rule: mm/collapse/protect.rs: windows whose PTEs were changed can only be had by making the flush that
+// is owed for them, and not another one.
 // crate: collapse
-// error: E0061 this method takes 1 argument but 0 arguments were supplied
+// error: E0616 field `windows` of struct `Unflushed` is private
 
-use crate::{copy::Copied, isolate::Isolated};
-use kernel::mm::tlb::Flushed;
+use crate::{
+    protect::{Pinned, Unflushed},
+    sources::Held,
+    window::Room,
+};
 
-fn misuse<'v, 'mm>(window: Isolated<'v, 'mm>, flushed: &Flushed<'v>) -> Option<Copied<'v, 'mm>> {
-    // mended: window.copy(flushed).ok()
-    window.copy().ok() // misuse
+type Windows<'v, 'mm> = Room<Held<'mm, Pinned<'v>>>;
+
+fn misuse<'v, 'mm>(protected: Unflushed<'v, Windows<'v, 'mm>>) -> Windows<'v, 'mm> {
+    // mended: protected.flush()
+    protected.windows // misuse
 }

@@ -2,7 +2,7 @@
 //
 // A flush is announced, and the value that stands for the debt is not kept.
 //
-// rule: What is cleared afterwards is cleared with no flush pending.
+// rule: What is changed afterwards is changed with no flush pending.
 // crate: kernel
 // error: unused_must_use unused `OwedFlush` that must be used
 
@@ -15,5 +15,5 @@ pub fn misuse<'v>(vma: &'v StableVma<'v>) -> Flushed<'v> {
     OwedFlush::begin(vma, vma.start(), vma.end()); // misuse
     let owed = OwedFlush::begin(vma, vma.start(), vma.end());
 
-    owed.flush()
+    owed.touch().flush()
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// A flush is paid, and then declared to be void.
+// A flush is made, and the debt is used again.
 //
 // rule: inc_tlb_flush_pending() and dec_tlb_flush_pending() come in pairs.
 // crate: kernel
@@ -11,6 +11,6 @@ use kernel::mm::tlb::{Flushed, OwedFlush};
 pub fn misuse(owed: OwedFlush<'_>) -> Flushed<'_> {
     let flushed = owed.flush();
 
-    owed.void(); // misuse
+    owed.flush(); // misuse
     flushed
 }

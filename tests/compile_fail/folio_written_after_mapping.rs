@@ -7,21 +7,19 @@
 // error: E0382 borrow of moved value: `folio`
 
 use kernel::mm::{
-    folio::HugeFolio,
-    pgtable::{DetachedTable, PmdGuard, PteTable, Unhooked},
-    tlb::Flushed,
+    folio::FilledFolio,
+    pgtable::{DetachedTable, LockedHidden, PteTable},
 };
 
 pub fn misuse<'v>(
-    pmd: &mut PmdGuard<'v>,
-    window: Unhooked<'v>,
-    mut folio: HugeFolio,
-    table: PteTable<'v>,
-    flushed: &Flushed<'v>,
+    table: LockedHidden<'_, 'v>,
+    mut folio: FilledFolio,
+    deposit: PteTable<'v>,
 ) -> DetachedTable<'v> {
-    folio.mark_uptodate();
-    let old = pmd.map_huge(window, folio, table, flushed);
+    drop(folio.page_mut(0));
+    // SAFETY: None: this is not to run.
+    let old = unsafe { table.replace(folio, deposit) };
 
-    folio.mark_uptodate(); // misuse
+    drop(folio.page_mut(0)); // misuse
     old
 }

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// The saved PTEs of a window are taken away, so that it cannot be rolled back.
+// The snapshot of a window is taken away, so that its sources cannot be given back.
 //
-// rule: mm/collapse/isolate.rs: to drop sources is to put them back. Without what was saved, the
-// process would wait for migration entries that nobody removes.
+// rule: mm/collapse/protect.rs: to drop sources is to unpin and unlock them. Without the snapshot, they
+// would be locked for ever.
 // crate: collapse
-// error: E0616 field `saved` of struct `Sources` is private
+// error: E0616 field `guard` of struct `Pinned` is private
 
-use crate::{control::Saved, isolate::Isolated};
+use crate::{
+    protect::Pinned,
+    sources::{Held, Snapshot, Sources},
+};
 use kernel::alloc::KVBox;
 
-fn misuse(mut window: Isolated<'_, '_>) -> Option<KVBox<Saved>> {
-    // mended: window.sources.into_saved()
-    window.sources.saved.take() // misuse
+fn misuse(window: Held<'_, Pinned<'_>>) -> KVBox<Snapshot> {
+    // mended: window.sources.into_snapshot()
+    window.sources.guard.dismiss().1 // misuse
 }

@@ -2,25 +2,25 @@
 //
 // A page table is deposited for two huge pages.
 //
-// rule: Whoever splits a huge page takes the table that was deposited with it, and frees or uses
-// it.
+// rule: The split of a huge page takes the table that was deposited with it, and frees or uses it.
 // crate: kernel
-// error: E0382 use of moved value: `table`
+// error: E0382 use of moved value: `deposit`
 
 use kernel::mm::{
-    folio::HugeFolio,
-    pgtable::{PmdGuard, PteTable, Unhooked},
-    tlb::Flushed,
+    folio::FilledFolio,
+    pgtable::{LockedHidden, PteTable},
 };
 
 pub fn misuse<'v>(
-    pmd: &mut PmdGuard<'v>,
-    [a, b]: [Unhooked<'v>; 2],
-    [folio_a, folio_b]: [HugeFolio; 2],
-    table: PteTable<'v>,
-    flushed: &Flushed<'v>,
+    a: LockedHidden<'_, 'v>,
+    b: LockedHidden<'_, 'v>,
+    [folio_a, folio_b]: [FilledFolio; 2],
+    deposit: PteTable<'v>,
 ) {
-    drop(pmd.map_huge(a, folio_a, table, flushed));
-    // mended: drop((b, folio_b));
-    drop(pmd.map_huge(b, folio_b, table, flushed)); // misuse
+    // SAFETY: None: this is not to run.
+    unsafe {
+        drop(a.replace(folio_a, deposit));
+        // mended: drop((b, folio_b));
+        drop(b.replace(folio_b, deposit)); // misuse
+    }
 }

@@ -2,22 +2,18 @@
 //
 // One PTE is reached by two slots at once.
 //
-// rule: What was read of a PTE holds until one writes it. With two slots of one PTE one would write
-// behind the back of the other.
+// rule: What was read of a PTE holds until it is written. With two slots of one PTE, one could write
+// unseen by the other.
 // crate: kernel
 // error: E0499 cannot borrow `table` as mutable more than once at a time
 
-use kernel::mm::{
-    pgtable::{Pte, PteTableGuard},
-    tlb::OwedFlush,
-};
+use kernel::mm::{pgtable::PteTableGuard, tlb::OwedFlush};
 
-pub fn misuse<'v>(mut table: PteTableGuard<'v>, owed: &OwedFlush<'v>) -> Option<Pte> {
+pub fn misuse<'v>(mut table: PteTableGuard<'v>, owed: &OwedFlush<'v>) -> Option<()> {
     let mut slot = table.slots().next()?;
-    // mended: let _ = slot.take(owed);
+    // mended: slot.write_protect(owed);
     // mended: let mut slot = table.slots().next()?;
-    // mended: let other = Pte::NONE;
-    let other = table.slots().next()?.take(owed); // misuse
-    let _ = slot.take(owed);
-    Some(other)
+    table.slots().next()?.write_protect(owed); // misuse
+    slot.write_protect(owed);
+    Some(())
 }

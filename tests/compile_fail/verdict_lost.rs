@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Whether a table was unhooked is not looked at.
+// Whether a window was protected is not looked at.
 //
-// rule: mm/collapse/install.rs: a window that was not unhooked has to be put back, one that was has
-// to be mapped.
+// rule: mm/collapse/batch.rs: a window that is refused has to leave its batch with a verdict.
 // crate: collapse
 // error: unused_must_use Result` that must be used
 
-use crate::copy::Copied;
-use kernel::mm::{pgtable::PmdGuard, tlb::OwedFlush};
+use crate::{
+    protect::{Judged, Pinned, Unflushed},
+    sources::Held,
+    window::Room,
+};
 
-fn misuse<'v>(window: Copied<'v, '_>, pmd: &mut PmdGuard<'v>, owed: &OwedFlush<'v>) -> bool {
-    // mended: window.unhook(pmd, owed).is_ok()
-    window.unhook(pmd, owed); // misuse
+fn misuse<'v, 'mm>(
+    protected: &mut Unflushed<'v, Room<Held<'mm, Pinned<'v>>>>,
+    judged: Judged<'v, 'mm>,
+) -> bool {
+    // mended: protected.protect(judged).is_ok()
+    protected.protect(judged); // misuse
     false // misuse
 }

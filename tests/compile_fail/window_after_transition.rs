@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// A window is rolled back that was handed to the next pass.
+// A window is given back that was handed to the next pass.
 //
-// rule: mm/collapse/collapse.rs, passes: a window is in one state at a time. To restore PTEs of
-// sources that are released would map pages that may be free.
+// rule: mm/collapse/collapse.rs, passes: a window is in one state at a time. To give sources back that
+// are released would unlock pages of somebody else.
 // crate: collapse
 // error: E0382 use of moved value: `window`
 
-use crate::{copy::Copied, isolate::Isolated};
-use kernel::mm::tlb::Flushed;
+use crate::{copy::Copied, protect::Pinned, sources::Held};
 
-fn misuse<'v, 'mm>(window: Isolated<'v, 'mm>, flushed: &Flushed<'v>) -> Option<Copied<'v, 'mm>> {
-    let copied = window.copy(flushed).ok();
+fn misuse<'v, 'mm>(window: Held<'mm, Pinned<'v>>) -> Option<Copied<'mm, Pinned<'v>>> {
+    let copied = window.copy().ok();
 
-    drop(window.roll_back()); // misuse
+    drop(window.give_back()); // misuse
     copied
 }

@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// A window is isolated still when its VMA is given up.
+// The sources of a window are pinned still when its VMA is given up.
 //
-// rule: mm/collapse/collapse.rs, passes: from isolation to release the VMA is stable, else munmap()
-// and mremap() would meet migration entries that nobody removes.
+// rule: mm/collapse/collapse.rs, passes: until the sources are released the VMA is stable, else fork
+// would meet our pins, and mprotect() would take back what a PTE tells of writes.
 // crate: collapse
 // error: E0505 cannot move out of `vma` because it is borrowed
 
-use crate::{control::Kit, isolate::Isolated, policy::Limits};
-use kernel::mm::{stable::StableVma, tlb::OwedFlush};
+use crate::{
+    policy::Limits,
+    prealloc::Prepared,
+    protect::{Judged, Pinnable},
+};
+use kernel::mm::stable::StableVma;
 
-fn misuse<'mm>(vma: StableVma<'mm>, addr: usize, kit: Kit<'mm>) -> Option<Kit<'mm>> {
+fn misuse<'mm>(vma: StableVma<'mm>, addr: usize, prepared: Prepared<'mm>) -> Option<()> {
     let slot = vma.pmd(addr)?;
-    let owed = OwedFlush::begin(&vma, addr, addr);
-    let window = Isolated::new(slot, kit, &Limits::NONE, &owed).ok()?;
+    let judged = Judged::new(slot, prepared, &Limits::NONE, &Pinnable::of(&vma)?).ok()?;
 
-    drop(owed);
     drop(vma); // misuse
-    window.roll_back()
+    drop(judged);
+    Some(())
 }

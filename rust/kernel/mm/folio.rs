@@ -17,8 +17,10 @@ use crate::{
     types::Opaque, //
 };
 use core::{
+    ffi::c_int,
     marker::PhantomData,
     mem::ManuallyDrop,
+    ops::Deref,
     ptr::NonNull, //
 };
 
@@ -80,6 +82,13 @@ impl Folio {
         unsafe { bindings::folio_test_anon(self.as_ptr()) }
     }
 
+    /// Whether a page table maps any of its pages, by now or a moment ago.
+    #[inline(always)]
+    pub fn is_mapped(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio.
+        unsafe { bindings::folio_mapped(self.as_ptr()) }
+    }
+
     /// Whether somebody has it locked, by now or a moment ago.
     #[inline(always)]
     pub fn is_locked(&self) -> bool {
@@ -119,43 +128,111 @@ impl Folio {
         nid as usize
     }
 
-    /// Whether its references are just those that its mappings and the swap cache explain. Somebody
-    /// maps the folio.
+    /// How many references a pin is: more than others hold at a time, for a small folio.
+    #[inline(always)]
+    fn refs_of_pin(&self) -> c_int {
+        if self.has_pincount() {
+            1
+        } else {
+            // CAST: A small number.
+            bindings::GUP_PIN_COUNTING_BIAS as c_int
+        }
+    }
+
+    /// Whether pins are counted apart from other references.
+    #[inline(always)]
+    fn has_pincount(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio.
+        unsafe { bindings::folio_has_pincount(self.as_ptr()) }
+    }
+
+    /// Pins the folio, as FOLL_PIN does, but does not count the pin in /proc/vmstat.
+    ///
+    /// As long as an exclusive page is pinned, a mapping that is writable stays so, unless a lock
+    /// is taken for write: reclaim, NUMA balancing, migration and KSM leave pinned pages mapped as
+    /// they are.
+    ///
+    /// A pin that is not given up keeps the folio for ever.
+    #[inline(always)]
+    pub fn pin(&self) {
+        // SAFETY: By the type invariants this is a folio, and it is referenced.
+        unsafe { bindings::folio_pin_uncounted(self.as_ptr()) };
+    }
+
+    /// Gives up a pin of a folio that stays referenced without it.
+    ///
+    /// # Safety
+    ///
+    /// The pin is the caller's. Another reference keeps the folio beyond this call.
+    #[inline]
+    pub unsafe fn unpin_referenced(&self) {
+        // SAFETY: By the type invariants this is a folio; the caller vouches for the pin.
+        unsafe { bindings::folio_unpin_uncounted(self.as_ptr()) };
+    }
+
+    /// Tells whether there are references beyond those that mappings and the swap cache explain,
+    /// and beyond `pins`, which are the caller's. Some page table maps the folio.
     ///
     /// That is exact only if no mapping of the folio comes or goes meanwhile: if all of them are
     /// the caller's, and the folio is locked.
     #[inline(always)]
-    pub fn has_expected_refs(&self) -> bool {
+    pub fn check_refs(&self, pins: c_int) -> Result<(), Unexpected> {
+        let ours = pins.wrapping_mul(self.refs_of_pin());
         // SAFETY: By the type invariants this is a folio.
-        let refs = unsafe { bindings::folio_ref_count(self.as_ptr()) };
+        let refs = unsafe { bindings::folio_ref_count(self.as_ptr()) }.wrapping_sub(ours);
 
         // A mapping has a reference, so that a single one is explained without counting further.
-        // SAFETY: As above.
-        refs == 1 || refs == unsafe { bindings::folio_expected_ref_count(self.as_ptr()) }
+        if refs == 1 {
+            return Ok(());
+        }
+        self.check_refs_apart(refs, pins)
     }
 
-    /// The same for a folio that others may map and unmap while this looks.
+    #[cold]
+    #[inline(never)]
+    fn check_refs_apart(&self, refs: c_int, pins: c_int) -> Result<(), Unexpected> {
+        // SAFETY: By the type invariants this is a folio.
+        let expected = unsafe { bindings::folio_expected_ref_count(self.as_ptr()) };
+
+        if refs == expected {
+            return Ok(());
+        }
+        let pinned = if self.has_pincount() {
+            // SAFETY: As above; a folio with a count of pins has one.
+            unsafe { bindings::folio_pincount(self.as_ptr()) > pins }
+        } else {
+            refs.wrapping_sub(expected) >= self.refs_of_pin()
+        };
+
+        Err(if pinned {
+            Unexpected::Pin
+        } else {
+            Unexpected::Reference
+        })
+    }
+
+    /// The same for a folio that others may map and unmap meanwhile.
     ///
-    /// Mappings and references are counted apart. Who maps takes the reference first, and who
-    /// unmaps drops it last, so there are never fewer references than mappings. If the folio is
-    /// large, the lock of its mapcount keeps the one while the other is read, so that no mapping
-    /// that comes or goes can hide a reference of another kind.
+    /// Mapping takes the reference before it raises the mapcount, and unmapping drops it after it
+    /// has lowered that, so there are never fewer references than mappings. For a large folio, the
+    /// lock of the mapcount keeps it while the references are read, so that no mapping that comes
+    /// or goes can hide a reference of another kind.
     ///
     /// # Context
     ///
     /// Any. For a large folio a bit spinlock is taken.
     #[inline]
-    pub fn has_expected_refs_racing(&self) -> bool {
+    pub fn check_refs_racing(&self, pins: c_int) -> Result<(), Unexpected> {
         if !self.is_large() {
-            return self.has_expected_refs();
+            return self.check_refs(pins);
         }
         // SAFETY: By the type invariants this is a folio, and it is large. The lock is given up
         // again.
         unsafe { bindings::folio_lock_large_mapcount(self.as_ptr()) };
-        let expected = self.has_expected_refs();
+        let result = self.check_refs(pins);
         // SAFETY: As above, and the lock was taken just now.
         unsafe { bindings::folio_unlock_large_mapcount(self.as_ptr()) };
-        expected
+        result
     }
 
     /// Whether somebody sleeps until the folio is unlocked. It may be somebody who waits for
@@ -213,15 +290,33 @@ impl Folio {
     }
 }
 
+/// A reference that nothing explains.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unexpected {
+    /// One that may go in a moment, such as that of an LRU cache.
+    Reference,
+    /// A pin: of a device that reads or writes the page, or of another collapse.
+    Pin,
+}
+
 /// The lock of a folio.
 ///
-/// Who holds it may sleep. It belongs to no task: what one leaves locked, another may adopt.
+/// Its holder may sleep. The lock belongs to no task: what one leaves locked, another may adopt.
 ///
 /// # Invariants
 ///
 /// The folio is locked, and the lock is ours to give up.
 #[must_use = "the folio is unlocked when the guard is dropped"]
 pub struct FolioLock<'a>(&'a Folio);
+
+impl Deref for FolioLock<'_> {
+    type Target = Folio;
+
+    #[inline(always)]
+    fn deref(&self) -> &Folio {
+        self.0
+    }
+}
 
 impl<'a> FolioLock<'a> {
     /// Takes over a lock that was left behind by [`FolioLock::leave`].
@@ -231,12 +326,14 @@ impl<'a> FolioLock<'a> {
     /// The folio was locked by the caller, who gives the lock away.
     #[inline(always)]
     pub unsafe fn adopt(folio: &'a Folio) -> Self {
+        debug_assert!(folio.is_locked());
+
         // INVARIANT: The caller vouches for it.
         Self(folio)
     }
 
-    /// Leaves the folio locked, for [`FolioLock::adopt`]. Who does not adopt it leaves all who want
-    /// the lock waiting, for ever.
+    /// Leaves the folio locked, for [`FolioLock::adopt`]. A lock that is never adopted makes
+    /// everything that wants it wait for ever.
     #[inline(always)]
     pub fn leave(self) {
         let _ = ManuallyDrop::new(self);
@@ -312,12 +409,12 @@ impl<'a> PageRef<'a> {
         unsafe { Folio::from_raw(NonNull::new_unchecked(bindings::page_folio(self.as_ptr()))) }
     }
 
-    /// Whether one process alone maps the page, and may write it in place. Stable while the page
-    /// table that maps it is locked.
+    /// Whether the page is anonymous, one process alone maps it, and may write it in place. Stable
+    /// while the page table that maps it is locked.
     #[inline(always)]
     pub fn is_anon_exclusive(self) -> bool {
         // SAFETY: The page is valid, and that of an anonymous folio.
-        unsafe { bindings::PageAnonExclusive(self.as_ptr()) }
+        self.folio().is_anon() && unsafe { bindings::PageAnonExclusive(self.as_ptr()) }
     }
 
     /// Whether the page is known to be bad.
@@ -407,12 +504,75 @@ impl MappedFolios {
         self.folios.iter().skip(first).flatten().copied()
     }
 
+    /// The small folios that one PTE maps, the earliest one first.
+    #[inline(always)]
+    pub fn small(&self) -> impl Iterator<Item = FolioPtr> + '_ {
+        self.folios.iter().take(self.small).flatten().copied()
+    }
+
+    /// Forgets those small folios that `keep` does not name. It is asked for each, the earliest one
+    /// first.
+    pub fn retain_small(&mut self, mut keep: impl FnMut(FolioPtr) -> bool) {
+        let mut kept = 0;
+
+        for i in 0..self.small {
+            let Some(Some(folio)) = self.folios.get(i).copied() else {
+                continue;
+            };
+            if keep(folio) {
+                if let Some(slot) = self.folios.get_mut(kept) {
+                    *slot = Some(folio);
+                    kept += 1;
+                }
+            }
+        }
+        self.small = kept;
+    }
+
+    /// Forgets those recurring folios that `keep` does not name.
+    pub fn retain_recurring(&mut self, mut keep: impl FnMut(FolioPtr) -> bool) {
+        let mut kept = 0;
+
+        for i in 1..=self.recurring {
+            let Some(Some(folio)) = self.folios.get(HPAGE_PMD_NR.wrapping_sub(i)).copied() else {
+                continue;
+            };
+            if keep(folio) {
+                kept += 1;
+                if let Some(slot) = self.folios.get_mut(HPAGE_PMD_NR.wrapping_sub(kept)) {
+                    *slot = Some(folio);
+                }
+            }
+        }
+        self.recurring = kept;
+    }
+
     /// All folios.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = FolioPtr> + '_ {
-        let small = self.folios.iter().take(self.small).flatten().copied();
+        Iterator::chain(self.small(), self.recurring())
+    }
 
-        Iterator::chain(small, self.recurring())
+    /// Counts pins of all folios, one of each, in /proc/vmstat: as acquired or as released.
+    ///
+    /// All are counted for the node of the first folio, at once.
+    ///
+    /// # Safety
+    ///
+    /// The folios are referenced.
+    #[inline]
+    pub unsafe fn count_pins(&self, acquired: bool) {
+        let item = if acquired {
+            bindings::node_stat_item_NR_FOLL_PIN_ACQUIRED
+        } else {
+            bindings::node_stat_item_NR_FOLL_PIN_RELEASED
+        };
+        let nr = self.small.wrapping_add(self.recurring);
+
+        if let Some(folio) = self.iter().next() {
+            // SAFETY: The caller holds a reference. CAST: A table has 512 entries.
+            unsafe { bindings::node_stat_mod_folio(folio.as_ptr(), item, nr as isize) };
+        }
     }
 
     /// Removes the rmap of one PTE from each small folio.
@@ -435,23 +595,43 @@ impl MappedFolios {
         };
     }
 
-    /// Unlocks each small folio and drops a reference to it, after taking it out of the swap cache
-    /// if nobody else needs it there. Forgets these folios.
+    /// Unlocks each small folio and drops the references that the caller has. A folio that nothing
+    /// maps any more is taken out of the swap cache, if nothing else needs it there. Forgets these
+    /// folios.
     ///
     /// # Safety
     ///
-    /// Those folios are anonymous. The caller owns the lock of each and one reference to it, and
-    /// gives up both.
+    /// Those folios are anonymous. The caller owns the lock of each, and gives it up. What `refs`
+    /// names is owned for each folio, and given up too.
     ///
     /// # Context
     ///
     /// Process context, without a lock that freeing memory takes.
     #[inline]
-    pub unsafe fn unlock_put_small(&mut self) {
+    pub unsafe fn unlock_put_small(&mut self, refs: OwnedRefs) {
+        let refs = match refs {
+            OwnedRefs::Mapping => 1,
+            OwnedRefs::Pin => bindings::GUP_PIN_COUNTING_BIAS,
+            OwnedRefs::MappingAndPin => 1 + bindings::GUP_PIN_COUNTING_BIAS,
+        };
+
         // SAFETY: As above.
-        unsafe { bindings::folios_unlock_put(self.folios.as_mut_ptr().cast(), self.small as u32) };
+        unsafe {
+            bindings::folios_unlock_put(self.folios.as_mut_ptr().cast(), self.small as u32, refs)
+        };
         self.small = 0;
     }
+}
+
+/// Which references to a small folio somebody owns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OwnedRefs {
+    /// That of a mapping that is gone.
+    Mapping,
+    /// Those of a pin.
+    Pin,
+    /// Both.
+    MappingAndPin,
 }
 
 /// References that are dropped together: when the batch is full, and when it is dropped.
@@ -520,6 +700,27 @@ impl PutBatch {
         if usize::from(self.batch.nr) >= FOLIO_BATCH_SIZE {
             self.flush();
         }
+    }
+
+    /// Adds a pin of a folio, see [`Folio::pin`].
+    ///
+    /// # Safety
+    ///
+    /// The caller owns it, and passes it on. The folio is not locked by the caller.
+    #[inline]
+    pub unsafe fn unpin(&mut self, folio: FolioPtr) {
+        // SAFETY: The caller's pin keeps the folio.
+        let refs = unsafe {
+            let folio = Folio::from_raw(folio);
+
+            if folio.has_pincount() {
+                bindings::folio_pincount_dec(folio.as_ptr());
+            }
+            folio.refs_of_pin()
+        };
+
+        // SAFETY: The caller vouches for it. CAST: The number is positive.
+        unsafe { self.put(folio, refs as u32) };
     }
 
     /// Drops the references.
@@ -716,19 +917,22 @@ impl UnchargedFolio {
     }
 }
 
-/// A folio of PMD order that nobody else knows of yet.
+/// A folio of PMD order that nobody else knows of yet. Its contents are undefined.
 ///
 /// # Examples
 ///
 /// ```
-/// use kernel::mm::folio::HugeFolio;
+/// use kernel::mm::folio::{
+///     FilledFolio,
+///     HugeFolio, //
+/// };
 ///
-/// fn clear(folio: &mut HugeFolio, mut addr: usize) {
-///     for page in folio.pages_mut() {
-///         page.clear(addr);
-///         addr = addr.wrapping_add(kernel::page::PAGE_SIZE);
-///     }
-///     folio.mark_uptodate();
+/// fn clear(folio: HugeFolio, addr: usize) -> Option<FilledFolio> {
+///     let page_addr = |nr| addr.wrapping_add(nr * kernel::page::PAGE_SIZE);
+///
+///     folio
+///         .fill(|nr, page| Ok::<_, ()>(page.clear(page_addr(nr))))
+///         .ok()
 /// }
 /// ```
 ///
@@ -750,24 +954,61 @@ impl HugeFolio {
         unsafe { Folio::from_raw(self.0 .0) }.nid()
     }
 
-    /// The pages of the folio, in the order of their numbers.
+    /// The `nr`th page of the folio.
     #[inline(always)]
-    pub fn pages_mut(&mut self) -> impl Iterator<Item = BlankPage<'_>> {
-        let folio = self.0 .0;
+    fn page_mut(&mut self, nr: usize) -> BlankPage<'_> {
+        debug_assert!(nr < HPAGE_PMD_NR);
 
-        (0..HPAGE_PMD_NR).map(move |i| BlankPage {
+        BlankPage {
             // SAFETY: By the type invariants the folio has this many pages.
-            page: unsafe { bindings::folio_page(folio.as_ptr(), i) },
+            page: unsafe { bindings::folio_page(self.as_ptr(), nr) },
             _folio: PhantomData,
-        })
+        }
     }
 
-    /// Says that all of the contents are valid. The writes of the contents are visible before
-    /// whatever maps the folio.
+    /// Has `f` write every page of the folio, in the order of their numbers.
+    ///
+    /// # Errors
+    ///
+    /// That of the first page that could not be written, with the folio.
+    #[inline(always)]
+    pub fn fill<E>(
+        mut self,
+        mut f: impl FnMut(usize, BlankPage<'_>) -> Result<Written, E>,
+    ) -> Result<FilledFolio, (Self, E)> {
+        for nr in 0..HPAGE_PMD_NR {
+            if let Err(err) = f(nr, self.page_mut(nr)) {
+                return Err((self, err));
+            }
+        }
+        // INVARIANT: Every page was written.
+        Ok(FilledFolio(self))
+    }
+}
+
+/// A folio of PMD order that nobody else knows of yet, and whose pages were all written.
+///
+/// # Invariants
+///
+/// Every page was written since the folio was allocated.
+pub struct FilledFolio(HugeFolio);
+
+impl FilledFolio {
     #[inline]
-    pub fn mark_uptodate(&mut self) {
-        // SAFETY: By the type invariants the folio is ours alone.
-        unsafe { bindings::__folio_mark_uptodate(self.as_ptr()) };
+    pub(super) fn as_ptr(&self) -> *mut bindings::folio {
+        self.0.as_ptr()
+    }
+
+    /// The `nr`th page, to be written once more. Returns [`None`] if there is no such page.
+    #[inline]
+    pub fn page_mut(&mut self, nr: usize) -> Option<BlankPage<'_>> {
+        (nr < HPAGE_PMD_NR).then(|| self.0.page_mut(nr))
+    }
+
+    /// Returns the folio as one whose contents do not matter.
+    #[inline]
+    pub fn into_blank(self) -> HugeFolio {
+        self.0
     }
 }
 
@@ -786,6 +1027,9 @@ pub struct BlankPage<'a> {
     _folio: PhantomData<&'a mut HugeFolio>,
 }
 
+/// Proof that a page was written.
+pub struct Written(());
+
 /// A page could not be read: its memory is bad.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MachineCheck;
@@ -793,39 +1037,39 @@ pub struct MachineCheck;
 impl BlankPage<'_> {
     /// Copies a page that `vma` maps at `addr`.
     ///
+    /// If `src` is written meanwhile, the copy is a mixture of old and new.
+    ///
     /// # Errors
     ///
     /// When the memory of `src` is bad. The contents of this page are undefined then.
     ///
     /// # Context
     ///
-    /// Does not sleep. Folios may be locked; 4 KiB take too long for a spinlock.
-    ///
-    /// # Safety
-    ///
-    /// Nobody writes `src` until this returns.
+    /// Does not sleep. Folios and page tables may be locked.
     #[inline(always)]
-    pub unsafe fn copy_from(
+    pub fn copy_from(
         self,
         src: PageRef<'_>,
         addr: usize,
         vma: &VmaRef,
-    ) -> Result<(), MachineCheck> {
-        // SAFETY: Both pages and the VMA are valid, the destination is ours.
-        let left =
+    ) -> Result<Written, MachineCheck> {
+        // SAFETY: Both pages and the VMA are valid, the destination is ours. C code copies pages
+        // that user space may write, too.
+        let remaining =
             unsafe { bindings::copy_mc_user_highpage(self.page, src.as_ptr(), addr, vma.as_ptr()) };
 
-        if left > 0 {
+        if remaining > 0 {
             return Err(MachineCheck);
         }
-        Ok(())
+        Ok(Written(()))
     }
 
     /// Clears the page, which is to be mapped at `addr`.
     #[inline(always)]
-    pub fn clear(self, addr: usize) {
+    pub fn clear(self, addr: usize) -> Written {
         // SAFETY: The page is valid and ours.
         unsafe { bindings::clear_user_highpage(self.page, addr) };
+        Written(())
     }
 }
 
@@ -868,3 +1112,5 @@ static_assert!(size_of::<PageRef<'_>>() == size_of::<usize>());
 static_assert!(size_of::<BlankPage<'_>>() == size_of::<usize>());
 static_assert!(size_of::<UnchargedFolio>() == size_of::<usize>());
 static_assert!(size_of::<HugeFolio>() == size_of::<usize>());
+static_assert!(size_of::<FilledFolio>() == size_of::<usize>());
+static_assert!(size_of::<Written>() == 0);

@@ -11,7 +11,8 @@
 //! - A [`PmdGuard`] is the PMD lock. Under it no PMD entry of that PMD table changes.
 //! - A [`PteTableGuard`] is a mapped PTE table together with its lock. Only through it can a PTE be
 //!   written. It ends with the RCU section in which the table cannot be freed.
-//! - A [`NestedTable`] is the same, taken inside the PMD lock; only it can unhook the table.
+//! - A [`Hidden`] table was taken out of the page table, under the PMD lock, and goes back when it
+//!   is dropped. Locked, see [`LockedHidden`], it can be replaced by a huge page.
 //!
 //! Both locks are spinlocks. Types tell as much as this: the guards cannot leave their task, the
 //! VMA that they borrow can neither be given up nor be faulted in while one of them lives, and
@@ -23,20 +24,28 @@
 
 use super::{
     folio::{
-        HugeFolio,
+        FilledFolio,
         PageRef,
         HPAGE_PMD_NR, //
     },
     tlb::{
-        Flushed,
-        OwedFlush, //
+        self,
+        OwedFlush,
+        Touched, //
     },
-    virt::VmaRef,
+    virt::{
+        flags,
+        VmaRef, //
+    },
     MmWithUser,
 };
 use crate::{
     bindings,
     prelude::*,
+    sync::barrier::{
+        smp_mb,
+        Full, //
+    },
     types::NotThreadSafe, //
 };
 use core::{
@@ -67,6 +76,17 @@ pub enum Leaf {
     HwPoison,
     /// A guard region, or what userfaultfd left.
     Marker,
+}
+
+/// What has become of an entry that was left read-only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// It maps the same page, and nothing was written through it.
+    Same,
+    /// It maps the same page, which may have been written through it.
+    Written,
+    /// It says something else.
+    Other,
 }
 
 /// The value of a page table entry: what it was when it was read.
@@ -120,7 +140,7 @@ impl Pte {
         /// Nothing is mapped.
         pub is_none => pte_none;
         /// A page is mapped, be it accessible or not.
-        is_present => pte_present;
+        pub is_present => pte_present;
         /// The mapping is writable.
         is_write => pte_write;
         /// The mapping was used lately.
@@ -129,6 +149,8 @@ impl Pte {
         pub is_dirty => pte_dirty;
         /// Written since the last clear_refs.
         is_soft_dirty => pte_soft_dirty;
+        /// Mapped without access, by NUMA balancing or by userfaultfd.
+        is_protnone => pte_protnone;
         /// Maps something that is not refcounted: a shared zero page, or what a driver inserted.
         is_special => pte_special;
         /// userfaultfd tracks accesses through this mapping.
@@ -173,6 +195,40 @@ impl Pte {
     pub fn pfn(self) -> usize {
         // SAFETY: The function looks at the value that it is passed and at nothing else.
         unsafe { bindings::pte_pfn(self.0) }
+    }
+
+    /// Returns what has become of an entry that was left as `left`, which is read-only, and reads
+    /// as this now.
+    ///
+    /// That is only to be relied on for a page that is pinned, or not exclusive to the process.
+    /// Else the entry may have been writable in between and be read-only again: NUMA balancing and
+    /// swapoff map pages that way.
+    ///
+    /// The accessed bit is no change. The dirty bit is none if `left` had it; a writable entry is
+    /// one even if it is not dirty, since GUP-fast and secondary MMUs write through it without
+    /// marking it.
+    #[inline(always)]
+    pub fn change_since(self, left: Pte) -> Change {
+        if self == left {
+            return Change::Same;
+        }
+        if !left.is_present()
+            || !self.is_present()
+            || self.pfn() != left.pfn()
+            || self.is_special() != left.is_special()
+            || self.is_uffd()
+            || (self.is_protnone() && !left.is_protnone())
+        {
+            return Change::Other;
+        }
+        if self.is_write() || (self.is_dirty() && !left.is_dirty()) {
+            // Shared zero pages are never written.
+            if self.is_special() {
+                return Change::Other;
+            }
+            return Change::Written;
+        }
+        Change::Same
     }
 
     /// Whether this entry maps a shared zero page.
@@ -235,10 +291,14 @@ impl Pte {
             } else {
                 pte = bindings::pte_clear_soft_dirty(pte);
             }
-            if bindings::softleaf_type(entry) == bindings::softleaf_type_SOFTLEAF_MIGRATION_WRITE {
-                pte = bindings::pte_mkwrite(pte, vma.as_ptr());
-            } else if uffd {
+            let write =
+                bindings::softleaf_type(entry) == bindings::softleaf_type_SOFTLEAF_MIGRATION_WRITE;
+            if uffd {
+                // Write-protected since the entry was made: that must not be undone, whatever the
+                // entry says of its page otherwise.
                 pte = bindings::pte_mkuffd(pte);
+            } else if write {
+                pte = bindings::pte_mkwrite(pte, vma.as_ptr());
             }
             if uffd && bindings::userfaultfd_rwp(vma.as_ptr()) {
                 pte = bindings::pte_mkprotnone(pte);
@@ -262,6 +322,9 @@ pub enum PmdKind {
     Table,
     /// A huge page, mapped or being moved.
     Huge,
+    /// A huge page that is being split, or put in the place of a table. By the time that the PMD
+    /// lock is to be had it may be either.
+    Changing,
 }
 
 impl Pmd {
@@ -277,7 +340,11 @@ impl Pmd {
             } else if !bindings::pmd_present(self.0) {
                 PmdKind::None
             } else if bindings::pmd_trans_huge(self.0) {
-                PmdKind::Huge
+                if bindings::pmd_is_invalid(self.0) {
+                    PmdKind::Changing
+                } else {
+                    PmdKind::Huge
+                }
             } else if bindings::pmd_bad(self.0) {
                 PmdKind::None
             } else {
@@ -330,21 +397,21 @@ impl VmaRef {
 
     /// Looks up the PMD entry of the window at `addr`.
     ///
-    /// Returns [`None`] when there is no such window in this VMA, see [`VmaRef::has_window`], or
-    /// when there is no PMD table.
+    /// Returns [`None`] when there is no such window in this VMA, see [`VmaRef::has_window`], when
+    /// there is no PMD table, and in a VMA of hugetlb, whose tables follow other rules.
     ///
     /// # Context
     ///
     /// Takes no lock and does not sleep.
     #[inline]
     pub fn pmd(&self, addr: usize) -> Option<PmdSlot<'_>> {
-        if !self.has_window(addr) {
+        if !self.has_window(addr) || self.flags() & flags::HUGETLB != 0 {
             return None;
         }
 
-        // SAFETY: The VMA is stable, so the page tables above the PTE level that serve it are not
-        // freed while they are walked.
-        let pmdp = unsafe { bindings::mm_find_pmd(self.mm().as_raw(), addr) };
+        // SAFETY: The VMA is stable and not one of hugetlb, so the page tables above the PTE level
+        // that serve it are not freed while they are walked.
+        let pmdp = unsafe { bindings::find_pmd(self.mm().as_raw(), addr) };
         if pmdp.is_null() {
             return None;
         }
@@ -419,7 +486,7 @@ impl<'v> PmdSlot<'v> {
     /// # Context
     ///
     /// Takes a spinlock: nothing may sleep until the guard is gone. No PTE table may be locked:
-    /// that is done inside, with [`PmdGuard::lock_table`].
+    /// that is done inside, with [`Hidden::lock`].
     #[inline]
     pub fn lock(&self) -> PmdGuard<'v> {
         // SAFETY: By the type invariants the PMD entry is valid and lies in `mm`'s page table.
@@ -529,12 +596,6 @@ pub struct PteSlot<'t> {
 }
 
 impl<'t> PteSlot<'t> {
-    /// The address that this slot maps.
-    #[inline(always)]
-    pub fn addr(&self) -> usize {
-        self.addr
-    }
-
     /// Reads the entry. Hardware may still set its accessed and dirty bits.
     #[inline(always)]
     pub fn read(&self) -> Pte {
@@ -565,53 +626,71 @@ impl<'t> PteSlot<'t> {
         Entry::Page(pte, unsafe { PageRef::from_pfn(pte.pfn()) })
     }
 
-    /// Clears the entry and returns what it held last, accessed and dirty bits included.
+    /// Makes the entry read-only, and readable: a NUMA hint is dropped. That would have page faults
+    /// try to isolate the page, which takes references to it.
     ///
-    /// This is a full memory barrier. The reference and the rmap that the entry stood for pass to
-    /// the caller. The translation may stay in TLBs until `owed`, which is to hold this address, is
-    /// flushed.
+    /// The entry is none, non-present, or one that userfaultfd does not track. A CPU may still
+    /// write through its TLB until `owed` is flushed.
     ///
     /// # Examples
     ///
     /// ```
     /// use kernel::mm::{
-    ///     pgtable::{
-    ///         Pte,
-    ///         PteTableGuard, //
-    ///     },
+    ///     pgtable::PmdSlot,
     ///     tlb::{
     ///         Flushed,
     ///         OwedFlush, //
     ///     }, //
     /// };
     ///
-    /// /// Clears the first entry of a locked table, and flushes. Owns what the entry mapped.
-    /// fn clear_first<'v>(
-    ///     table: &mut PteTableGuard<'v>,
-    ///     owed: OwedFlush<'v>,
-    /// ) -> Option<(Pte, Flushed<'v>)> {
-    ///     let pte = table.slots().next()?.take(&owed);
+    /// /// Makes all entries of a window read-only, and flushes.
+    /// fn protect(window: PmdSlot<'_>) -> Option<Flushed<'_>> {
+    ///     let addr = window.addr();
+    ///     let end = addr.checked_add(kernel::mm::pgtable::PMD_SIZE)?;
+    ///     let owed = OwedFlush::begin(window.vma(), addr, end);
+    ///     let mut table = window.lock_table()?;
     ///
-    ///     Some((pte, owed.flush()))
+    ///     let owed = owed.touch();
+    ///     for mut slot in table.slots() {
+    ///         slot.write_protect(&owed);
+    ///     }
+    ///     drop(table);
+    ///     Some(owed.flush())
     /// }
     /// ```
     #[inline(always)]
+    pub fn write_protect(&mut self, owed: &OwedFlush<'_, Touched>) {
+        debug_assert!(owed.covers(self.vma, self.addr));
+
+        let pte = self.read();
+        // SAFETY: By the type invariants the entry is valid, is that of `addr`, and its table is
+        // locked. It is present in both cases.
+        unsafe {
+            if pte.is_write() {
+                bindings::ptep_set_wrprotect(self.vma.mm().as_raw(), self.addr, self.ptep);
+            } else if pte.is_protnone() {
+                bindings::ptep_make_readable(self.vma.as_ptr(), self.addr, self.ptep);
+            }
+        }
+    }
+
+    /// Clears the entry and returns what it held last, accessed and dirty bits included.
+    ///
+    /// The reference and the rmap that the entry stood for pass to the caller. The translation may
+    /// stay in TLBs until `owed` is flushed. This is no memory barrier.
+    ///
+    /// # Safety
+    ///
+    /// The caller takes care of what the entry stood for: it gives reference and rmap to another
+    /// entry, or drops both while the VMA is stable. A swap entry must not be lost either.
+    #[inline(always)]
     #[must_use = "the caller owns the mapping now"]
-    pub fn take(&mut self, _owed: &OwedFlush<'_>) -> Pte {
+    pub unsafe fn take(&mut self, owed: &OwedFlush<'_, Touched>) -> Pte {
+        debug_assert!(owed.covers(self.vma, self.addr));
+
         // SAFETY: By the type invariants the entry is valid, is that of `addr`, and its table is
         // locked.
         Pte(unsafe { bindings::ptep_get_and_clear(self.vma.mm().as_raw(), self.addr, self.ptep) })
-    }
-
-    /// Removes the mapping of a shared zero page, if the slot holds one. `owed` is to hold its
-    /// address.
-    #[inline]
-    pub fn drop_zero_page(&mut self, owed: &OwedFlush<'_>) {
-        if self.read().is_zero_page() {
-            let pte = self.take(owed);
-            // SAFETY: The mm is valid; KSM may have made the entry, and counts those it made.
-            unsafe { bindings::ksm_might_unmap_zero_page(self.vma.mm().as_raw(), pte.0) };
-        }
     }
 
     /// Writes a non-present entry, or an entry where there was none.
@@ -653,122 +732,68 @@ impl<'v> PmdGuard<'v> {
         ptr::eq(ptl, self.ptl)
     }
 
-    /// Maps and locks the PTE table of `slot` inside the PMD lock.
+    /// Takes the tables of windows out of the page table, and flushes once for all of them.
     ///
-    /// Returns [`None`] when this is not the lock of `slot`, or `slot` has no PTE table.
+    /// From then on until the window is mapped or its table is back, no CPU has a translation for
+    /// it, and no page table walk gets at the table. In its place stands a PMD entry that hardware
+    /// takes for not present, and software for a huge page: the one of the folio. Code that comes
+    /// upon it without a lock goes on to take the PMD lock, and waits for us. An empty entry would
+    /// not do: a zap that runs under the VMA lock, and reads the entry without the PMD lock, would
+    /// take it for a hole and leave out what it was to clear.
+    ///
+    /// Returns [`None`] for a window that lies in another PMD table or has no PTE table.
+    ///
+    /// The locks of the tables are not taken here. A walker that holds one meanwhile may go on to
+    /// change entries until it gives the lock up; [`Hidden::lock`] waits for it. None of them can
+    /// free the table: that takes the PMD lock, too.
     ///
     /// # Context
     ///
-    /// Takes one more spinlock, and enters an RCU section.
+    /// Interrupts are enabled. An MMU notifier range is open over the windows: secondary MMUs read
+    /// PMD entries without the PMD lock.
     #[inline]
-    pub fn lock_table(&mut self, slot: PmdSlot<'v>) -> Option<NestedTable<'_, 'v>> {
-        if !self.covers(&slot) || slot.read().kind() != PmdKind::Table {
-            return None;
-        }
-        // SAFETY: The PMD entry is valid, and holds a table.
-        let ptep = unsafe { bindings::pte_offset_map(slot.pmdp, slot.addr) };
-        if ptep.is_null() {
-            return None;
-        }
-        // SAFETY: The PMD entry maps a table, which nobody can unhook: that takes the PMD lock.
-        let mut ptl = unsafe { bindings::pte_lockptr(slot.mm(), slot.pmdp) };
-        if ptr::eq(ptl, self.ptl) {
-            // Without split page table locks both are the mm's one lock.
-            ptl = ptr::null_mut();
-        } else {
-            // SAFETY: The lock lives as long as the table. PTE table locks nest in PMD locks.
-            unsafe {
-                bindings::spin_lock_nested(ptl, bindings::SINGLE_DEPTH_NESTING as core::ffi::c_int)
+    pub fn hide<'g, const N: usize>(
+        &'g self,
+        windows: [Option<(PmdSlot<'v>, &FilledFolio)>; N],
+    ) -> [Option<Hidden<'g, 'v>>; N] {
+        let (mut start, mut end, mut vma) = (usize::MAX, 0, None);
+        let hidden = windows.map(|window| {
+            let (slot, folio) = window?;
+
+            if !self.covers(&slot) || slot.read().kind() != PmdKind::Table {
+                return None;
+            }
+            // SAFETY: The PMD lock is held and the entry maps a table. The table stays allocated
+            // until its `DetachedTable` is dropped, and then for an RCU grace period more, so that
+            // walkers without a lock are safe.
+            let old = unsafe {
+                bindings::pmdp_establish_invalid(
+                    slot.vma.as_ptr(),
+                    slot.addr,
+                    slot.pmdp,
+                    folio.as_ptr(),
+                )
             };
+
+            start = start.min(slot.addr);
+            end = end.max(slot.addr.wrapping_add(PMD_SIZE));
+            vma = Some(slot.vma);
+            // INVARIANT: The entry mapped the table until just now. It is flushed below.
+            Some(Hidden {
+                slot,
+                old,
+                _pmd: PhantomData,
+            })
+        });
+
+        if let Some(vma) = vma {
+            // Pairs with GUP-fast, which takes its reference and then reads the PMD entry again:
+            // either it sees that the entry has changed, or references that are counted after this
+            // include its own.
+            smp_mb(Full);
+            tlb::flush_range(vma, start, end);
         }
-
-        Some(NestedTable {
-            // INVARIANT: Both: the table was mapped and locked just now. The PMD entry did not
-            // change in between, since we hold its lock.
-            table: PteTableGuard {
-                ptep,
-                ptl,
-                addr: slot.addr,
-                vma: slot.vma,
-                _nts: NotThreadSafe,
-            },
-            slot,
-            _pmd: PhantomData,
-        })
-    }
-
-    /// Maps `folio`, which is uptodate, at `unhooked`, with `table` deposited for the day it is
-    /// split. Returns the table that was there before.
-    ///
-    /// `flushed` says that the translations are gone that the table gave.
-    ///
-    /// Accounts nothing but the folio's own rmap and LRU: what the folio adds to the mm's rss is
-    /// for the caller to know.
-    ///
-    /// # Examples
-    ///
-    /// What must come before is asked for by the arguments:
-    ///
-    /// ```
-    /// use kernel::mm::{
-    ///     folio::HugeFolio,
-    ///     pgtable::{
-    ///         DetachedTable,
-    ///         PmdSlot,
-    ///         PteTable,
-    ///         PMD_SIZE, //
-    ///     },
-    ///     tlb::OwedFlush, //
-    /// };
-    ///
-    /// /// Maps `folio` in the place of a table.
-    /// ///
-    /// /// # Safety
-    /// ///
-    /// /// No entry of the table is present, and nobody makes one present.
-    /// unsafe fn replace<'v>(
-    ///     window: PmdSlot<'v>,
-    ///     folio: HugeFolio,
-    ///     deposit: PteTable<'v>,
-    /// ) -> Option<DetachedTable<'v>> {
-    ///     let addr = window.addr();
-    ///     let owed = OwedFlush::begin(window.vma(), addr, addr.wrapping_add(PMD_SIZE));
-    ///     let mut pmd = window.lock();
-    ///     let table = pmd.lock_table(window)?;
-    ///
-    ///     // SAFETY: The caller vouches for the entries, and the PMD lock is held until the end.
-    ///     let unhooked = unsafe { table.unhook(&folio, &owed) };
-    ///     let flushed = owed.flush();
-    ///
-    ///     Some(pmd.map_huge(unhooked, folio, deposit, &flushed))
-    /// }
-    /// ```
-    #[inline]
-    pub fn map_huge(
-        &mut self,
-        unhooked: Unhooked<'v>,
-        folio: HugeFolio,
-        table: PteTable<'v>,
-        _flushed: &Flushed<'v>,
-    ) -> DetachedTable<'v> {
-        let Unhooked { slot, table: old } = unhooked;
-
-        // SAFETY: This lock covers `slot`: an `Unhooked` is only made under it, and does not
-        // outlive the pass that made it. `table` is empty and nobody else's; it takes the place
-        // that the unhooked table had in the mm's count of tables. Depositing and mapping happen
-        // under the PMD lock. `folio` is a fresh folio of PMD order, uptodate and charged, whose
-        // only reference becomes that of the mapping. The invalid entry in `slot` maps nothing,
-        // and no CPU caches a translation that the table gave: that is what `_flushed` says.
-        unsafe {
-            bindings::pgtable_trans_huge_deposit(slot.mm(), slot.pmdp, table.into_raw());
-            bindings::map_anon_folio_pmd_nopf(
-                ManuallyDrop::new(folio).as_ptr(),
-                slot.pmdp,
-                slot.vma.as_ptr(),
-                slot.addr,
-            );
-        }
-        old
+        hidden
     }
 }
 
@@ -780,90 +805,190 @@ impl Drop for PmdGuard<'_> {
     }
 }
 
-/// A locked PTE table inside the PMD lock.
+/// A window whose PTE table was taken out of the page table, and that no CPU can access.
+///
+/// To drop it is to put the table back. That needs no flush: the entry that stood in was not
+/// present.
 ///
 /// # Invariants
 ///
-/// The PMD lock is held and `table` is the table that the PMD entry of `slot` maps.
-#[must_use = "the PTE table is unlocked when the guard is dropped"]
-pub struct NestedTable<'g, 'v> {
-    table: PteTableGuard<'v>,
+/// - The PMD lock is held for `'g`, and `old` is what the PMD entry of `slot` was: it maps a table.
+/// - In the place of that entry stands an invalid huge one, and TLBs were flushed since.
+#[must_use = "the table is put back when this is dropped"]
+pub struct Hidden<'g, 'v> {
     slot: PmdSlot<'v>,
-    _pmd: PhantomData<&'g mut PmdGuard<'v>>,
+    old: bindings::pmd_t,
+    _pmd: PhantomData<&'g PmdGuard<'v>>,
 }
 
-impl<'v> NestedTable<'_, 'v> {
+impl<'g, 'v> Hidden<'g, 'v> {
+    /// Takes the lock of the hidden table.
+    ///
+    /// # Context
+    ///
+    /// Takes a spinlock that nests in the PMD lock, and enters an RCU section. No other PTE table
+    /// may be locked.
+    #[inline]
+    pub fn lock(self) -> LockedHidden<'g, 'v> {
+        let slot = self.slot;
+        // SAFETY: The entry maps a table, by the type invariants. This enters an RCU section.
+        let ptep = unsafe { bindings::pte_map_of(self.old, slot.addr) };
+        // SAFETY: The table is alive, and its lock with it.
+        let mut ptl =
+            unsafe { bindings::pgtable_lockptr(slot.mm(), bindings::pmd_pgtable(self.old)) };
+        // SAFETY: The PMD entry is valid, see `PmdSlot`.
+        if ptr::eq(ptl, unsafe { bindings::pmd_lockptr(slot.mm(), slot.pmdp) }) {
+            // Without split page table locks both are the mm's one lock.
+            ptl = ptr::null_mut();
+        } else {
+            // SAFETY: The lock lives as long as the table. PTE table locks nest in PMD locks.
+            unsafe {
+                bindings::spin_lock_nested(ptl, bindings::SINGLE_DEPTH_NESTING as core::ffi::c_int)
+            };
+        }
+
+        LockedHidden {
+            // INVARIANT: Mapped and locked just now; or the PMD lock, which is held for `'g`, is
+            // its lock.
+            table: PteTableGuard {
+                ptep,
+                ptl,
+                addr: slot.addr,
+                vma: slot.vma,
+                _nts: NotThreadSafe,
+            },
+            hidden: self,
+        }
+    }
+}
+
+impl Drop for Hidden<'_, '_> {
+    #[inline]
+    fn drop(&mut self) {
+        let slot = self.slot;
+
+        // set_pmd_at() is for huge entries only.
+        // SAFETY: By the type invariants the PMD lock is held, the entry maps nothing, and the
+        // table is what it mapped before.
+        unsafe { bindings::pmd_populate(slot.mm(), slot.pmdp, bindings::pmd_pgtable(self.old)) };
+    }
+}
+
+/// The lock of a table that is hidden. Nobody changes its entries any more.
+///
+/// To drop it is to unlock the table, and to put it back.
+#[must_use = "the table is put back when this is dropped"]
+pub struct LockedHidden<'g, 'v> {
+    // The order of these fields is that in which they are dropped.
+    table: PteTableGuard<'v>,
+    hidden: Hidden<'g, 'v>,
+}
+
+impl<'v> LockedHidden<'_, 'v> {
     /// The slots of the table, in the order of their addresses.
     #[inline(always)]
     pub fn slots(&mut self) -> impl Iterator<Item = PteSlot<'_>> {
         self.table.slots()
     }
 
-    /// Takes the table out of the page table.
+    /// Clears all entries of the table, and maps `folio` in its place, with `deposit` deposited for
+    /// the day it is split. Returns the table.
     ///
-    /// In its place stands a PMD entry that hardware takes for not present, and software for a huge
-    /// page: the one of `folio`. Whoever comes upon it without a lock goes on to take the PMD lock,
-    /// and waits for us. An empty entry would not do: a zap that runs under the VMA lock, and reads
-    /// the entry without the PMD lock, would take it for a hole and leave out what it was to clear.
+    /// The entries are cleared before the table is unlocked, since page faults and UFFDIO_MOVE,
+    /// which may have found the table before it was hidden, look no further than at the entry once
+    /// they have the lock.
     ///
-    /// `owed`, which is to hold the window, is flushed before [`PmdGuard::map_huge`] maps it again.
+    /// The folio becomes uptodate, with all that was written to it before. Nothing is accounted but
+    /// its own rmap and LRU: what it adds to the rss is for the caller to know.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::mm::{
+    ///     folio::FilledFolio,
+    ///     pgtable::{
+    ///         DetachedTable,
+    ///         PmdSlot,
+    ///         PteTable, //
+    ///     }, //
+    /// };
+    ///
+    /// /// Maps `folio` in the place of a table.
+    /// ///
+    /// /// # Safety
+    /// ///
+    /// /// The caller drops the rmaps and references of what the table maps.
+    /// unsafe fn replace<'v>(
+    ///     window: PmdSlot<'v>,
+    ///     folio: FilledFolio,
+    ///     deposit: PteTable<'v>,
+    /// ) -> Option<DetachedTable<'v>> {
+    ///     let pmd = window.lock();
+    ///     let [hidden] = pmd.hide([Some((window, &folio))]);
+    ///     let locked = hidden?.lock();
+    ///
+    ///     // SAFETY: The caller vouches for it.
+    ///     let table = unsafe { locked.replace(folio, deposit) };
+    ///     Some(table)
+    /// }
+    /// ```
     ///
     /// # Safety
     ///
-    /// - No entry of the table is present any more: the caller owns what its entries stood for.
-    /// - The PMD lock is held until the window is mapped by [`PmdGuard::map_huge`], with `folio`.
+    /// - For each entry that maps a page, or is a migration entry of the caller's, the caller owns
+    ///   reference and rmap from now on, and drops both while the VMA is stable.
+    /// - There are no other non-present entries.
+    /// - `deposit` is a table of this mm.
     #[inline]
-    pub unsafe fn unhook(self, folio: &HugeFolio, _owed: &OwedFlush<'v>) -> Unhooked<'v> {
-        let slot = self.slot;
-        // SAFETY: The PMD lock is held and the entry maps a table. The table is not freed before
-        // its `DetachedTable` is dropped, and then only after an RCU grace period, so that those
-        // who walk it without a lock are safe.
-        let old = unsafe {
-            bindings::pmdp_establish_invalid(
-                slot.vma.as_ptr(),
-                slot.addr,
-                slot.pmdp,
-                folio.as_ptr(),
-            )
-        };
+    pub unsafe fn replace(self, folio: FilledFolio, deposit: PteTable<'v>) -> DetachedTable<'v> {
+        let Self { mut table, hidden } = self;
+        let hidden = ManuallyDrop::new(hidden);
+        let slot = hidden.slot;
 
-        Unhooked {
-            slot,
-            // INVARIANT: The entry that mapped the table is gone, so we own it.
-            table: DetachedTable {
-                // SAFETY: The entry mapped a table.
-                table: unsafe { bindings::pmd_pgtable(old) },
-                vma: slot.vma,
-            },
+        debug_assert!(ptr::eq(deposit.mm, slot.vma.mm()));
+        for entry in table.slots() {
+            let pte = entry.read();
+
+            if pte.is_zero_page() {
+                // SAFETY: The mm is valid; KSM may have made the entry, and counts those it made.
+                unsafe { bindings::ksm_might_unmap_zero_page(slot.mm(), pte.0) };
+            }
+            // SAFETY: The entry is valid and its table locked. No CPU uses it for translation, so
+            // that it need not be cleared atomically.
+            unsafe { bindings::ptep_clear(slot.mm(), entry.addr, entry.ptep) };
+        }
+        drop(table);
+
+        // SAFETY: The PMD lock is held. `deposit` is empty and nobody else's; it takes the place
+        // that the hidden table had in the mm's count of tables. `folio` is a fresh folio of PMD
+        // order, filled and charged, whose only reference becomes that of the mapping. The invalid
+        // entry in `slot` maps nothing, and no CPU caches a translation of the window.
+        unsafe {
+            let folio = ManuallyDrop::new(folio).as_ptr();
+
+            bindings::__folio_mark_uptodate(folio);
+            bindings::pgtable_trans_huge_deposit(slot.mm(), slot.pmdp, deposit.into_raw());
+            bindings::map_anon_folio_pmd_nopf(folio, slot.pmdp, slot.vma.as_ptr(), slot.addr);
+        }
+        // INVARIANT: Nothing refers to the table any more, and it is empty.
+        DetachedTable {
+            // SAFETY: The entry mapped a table.
+            table: unsafe { bindings::pmd_pgtable(hidden.old) },
+            vma: slot.vma,
         }
     }
 }
 
-/// A window whose PTE table was unhooked and that is not mapped again yet. To all others it looks
-/// like a huge page that is being split.
-#[must_use = "the window is inaccessible until it is mapped"]
-pub struct Unhooked<'v> {
-    slot: PmdSlot<'v>,
-    table: DetachedTable<'v>,
-}
-
-impl<'v> Unhooked<'v> {
-    /// The window.
-    #[inline]
-    pub fn slot(&self) -> PmdSlot<'v> {
-        self.slot
-    }
-}
-
-/// A PTE table that was taken out of the page table.
+/// An empty PTE table that was taken out of the page table for good.
 ///
 /// Walkers that do not take its lock may still read it: dropping this frees it after an RCU grace
-/// period. That also is why it cannot be deposited with the huge page that replaces it: whoever
-/// withdraws a deposited table frees it at once.
+/// period. That also is why it cannot be deposited with the huge page that replaces it: a deposited
+/// table is freed at once when it is withdrawn.
 ///
 /// # Invariants
 ///
-/// `table` is owned, and no page table refers to it.
+/// `table` is owned, all its entries are none, and no page table refers to it. Only
+/// [`LockedHidden::replace`] makes such a table.
 #[must_use = "the table is freed when this is dropped: say when"]
 pub struct DetachedTable<'v> {
     table: bindings::pgtable_t,
@@ -871,8 +996,8 @@ pub struct DetachedTable<'v> {
 }
 
 impl DetachedTable<'_> {
-    /// Takes the lock of the table. Nobody contends for it for long: who finds the table without a
-    /// lock, locks it, sees that it is gone and lets go.
+    /// Takes the lock of the table. A walker that found the table before it was hidden may contend
+    /// for it: it finds that the entry has changed, and lets go.
     ///
     /// # Context
     ///
@@ -949,7 +1074,7 @@ pub struct PteTable<'m> {
 }
 
 impl<'m> PteTable<'m> {
-    /// Allocates a table, accounted to the caller's memory cgroup.
+    /// Allocates a table, charged to the memory cgroup of `mm`.
     ///
     /// Returns [`None`] when there is no memory, or the memory cgroup is at its limit.
     ///
@@ -959,7 +1084,7 @@ impl<'m> PteTable<'m> {
     #[inline]
     pub fn alloc(mm: &'m MmWithUser) -> Option<Self> {
         // SAFETY: `mm` is valid.
-        let table = unsafe { bindings::pte_alloc_one(mm.as_raw()) };
+        let table = unsafe { bindings::pte_alloc_one_for(mm.as_raw()) };
 
         if table.is_null() {
             return None;
@@ -990,11 +1115,10 @@ static_assert!(size_of::<PmdSlot<'_>>() == 3 * WORD);
 static_assert!(size_of::<PteTableGuard<'_>>() == 4 * WORD);
 static_assert!(size_of::<PteSlot<'_>>() == 3 * WORD);
 static_assert!(size_of::<PmdGuard<'_>>() == WORD);
+static_assert!(size_of::<Hidden<'_, '_>>() == size_of::<PmdSlot<'_>>() + WORD);
 static_assert!(
-    size_of::<NestedTable<'_, '_>>() == size_of::<PteTableGuard<'_>>() + size_of::<PmdSlot<'_>>()
-);
-static_assert!(
-    size_of::<Unhooked<'_>>() == size_of::<PmdSlot<'_>>() + size_of::<DetachedTable<'_>>()
+    size_of::<LockedHidden<'_, '_>>()
+        == size_of::<PteTableGuard<'_>>() + size_of::<Hidden<'_, '_>>()
 );
 static_assert!(size_of::<DetachedTable<'_>>() == 2 * WORD);
 static_assert!(size_of::<DetachedGuard<'_>>() == WORD);
@@ -1021,6 +1145,17 @@ mod tests {
         Pte(bindings::pte_t {
             pte: PFN << bindings::PAGE_SHIFT | PRESENT | USER | bits,
         })
+    }
+
+    fn with(pte: Pte, bits: usize) -> Pte {
+        Pte(bindings::pte_t {
+            pte: pte.0.pte | bits,
+        })
+    }
+
+    fn protnone(pte: Pte) -> Pte {
+        // SAFETY: The function computes with a value.
+        Pte(unsafe { bindings::pte_mkprotnone(pte.0) })
     }
 
     fn pmd(bits: usize) -> Pmd {
@@ -1061,6 +1196,106 @@ mod tests {
         assert!(mapped(WRITE) != mapped(0) && mapped(WRITE) == mapped(WRITE));
         // Special, but no zero page.
         assert!(!mapped(SPECIAL).is_zero_page());
+    }
+
+    #[test]
+    fn a_read_only_entry_that_is_used_is_the_same() {
+        for left in [0, YOUNG, DIRTY, SOFT_DIRTY, DIRTY | SOFT_DIRTY].map(mapped) {
+            assert_eq!(left.change_since(left), Change::Same);
+            assert_eq!(with(left, YOUNG).change_since(left), Change::Same);
+            // Only the registration with userfaultfd, mprotect() and fork() could take it back, and
+            // these are kept out.
+            assert_eq!(with(left, SOFT_DIRTY).change_since(left), Change::Same);
+        }
+        // The accessed bit may be cleared as well.
+        assert_eq!(mapped(0).change_since(mapped(YOUNG)), Change::Same);
+        // MADV_FREE clears the dirty bit. What was written before was copied.
+        assert_eq!(mapped(0).change_since(mapped(DIRTY)), Change::Same);
+    }
+
+    #[test]
+    fn an_entry_that_became_writable_is_written() {
+        for left in [0, YOUNG, DIRTY, SOFT_DIRTY].map(mapped) {
+            assert_eq!(with(left, WRITE).change_since(left), Change::Written);
+            assert_eq!(
+                with(left, WRITE | DIRTY).change_since(left),
+                Change::Written
+            );
+            assert_eq!(
+                with(left, WRITE | YOUNG | DIRTY).change_since(left),
+                Change::Written
+            );
+        }
+    }
+
+    #[test]
+    fn a_new_dirty_bit_is_a_write_and_an_old_one_is_not() {
+        assert_eq!(mapped(DIRTY).change_since(mapped(0)), Change::Written);
+        assert_eq!(
+            mapped(DIRTY | YOUNG).change_since(mapped(YOUNG)),
+            Change::Written
+        );
+        assert_eq!(
+            mapped(DIRTY | YOUNG).change_since(mapped(DIRTY)),
+            Change::Same
+        );
+    }
+
+    #[test]
+    fn an_entry_of_another_page_or_kind_is_other() {
+        let left = mapped(YOUNG);
+        let next = Pte(bindings::pte_t {
+            pte: left.0.pte + (1 << bindings::PAGE_SHIFT),
+        });
+
+        assert_eq!(next.change_since(left), Change::Other);
+        assert_eq!(with(next, WRITE | DIRTY).change_since(left), Change::Other);
+        assert_eq!(Pte::NONE.change_since(left), Change::Other);
+        assert_eq!(left.change_since(Pte::NONE), Change::Other);
+        assert_eq!(Pte::NONE.change_since(Pte::NONE), Change::Same);
+        for exclusive in [false, true] {
+            let entry = left.to_migration(exclusive);
+
+            assert_eq!(entry.change_since(left), Change::Other);
+            assert_eq!(entry.change_since(entry), Change::Same);
+            assert_eq!(left.change_since(entry), Change::Other);
+        }
+        // What replaces a zero page, and what a zero page replaces.
+        assert_eq!(with(left, SPECIAL).change_since(left), Change::Other);
+        assert_eq!(left.change_since(with(left, SPECIAL)), Change::Other);
+    }
+
+    #[test]
+    fn a_zero_page_can_be_read_but_not_written() {
+        let zero = mapped(SPECIAL);
+
+        assert_eq!(with(zero, YOUNG).change_since(zero), Change::Same);
+        assert_eq!(with(zero, DIRTY).change_since(zero), Change::Other);
+        assert_eq!(with(zero, WRITE | DIRTY).change_since(zero), Change::Other);
+    }
+
+    #[test]
+    fn access_that_was_taken_away_is_other() {
+        let left = mapped(YOUNG);
+        let protnone = protnone(left);
+
+        assert!(protnone.is_present() && protnone.is_protnone() && !left.is_protnone());
+        assert_eq!(protnone.change_since(left), Change::Other);
+        // A NUMA hint that was there may stay, be answered by read access, or by write access.
+        assert_eq!(protnone.change_since(protnone), Change::Same);
+        assert_eq!(left.change_since(protnone), Change::Same);
+        assert_eq!(with(left, WRITE).change_since(protnone), Change::Written);
+    }
+
+    #[cfg(CONFIG_HAVE_ARCH_USERFAULTFD_WP)]
+    #[test]
+    fn an_entry_that_userfaultfd_tracks_is_other() {
+        let left = mapped(YOUNG);
+        // SAFETY: The function computes with a value.
+        let tracked = Pte(unsafe { bindings::pte_mkuffd(left.0) });
+
+        assert_eq!(tracked.change_since(left), Change::Other);
+        assert_eq!(with(tracked, DIRTY).change_since(left), Change::Other);
     }
 
     #[test]
@@ -1129,8 +1364,8 @@ mod tests {
         assert_eq!(Pmd(bindings::pmd_t { pmd: 0 }).kind(), PmdKind::None);
         assert_eq!(pmd(table).kind(), PmdKind::Table);
         assert_eq!(pmd(table | HUGE).kind(), PmdKind::Huge);
-        // What stands in for a table that was unhooked must not look like a hole.
-        assert_eq!(pmd((table | HUGE) & !PRESENT).kind(), PmdKind::Huge);
+        // What stands in for a table that is hidden must not look like a hole.
+        assert_eq!(pmd((table | HUGE) & !PRESENT).kind(), PmdKind::Changing);
         // What has lost a bit that every table's entry has is nothing to walk.
         assert_eq!(pmd(table & !YOUNG).kind(), PmdKind::Table);
         assert_eq!(pmd(table & !DIRTY).kind(), PmdKind::None);

@@ -10,7 +10,8 @@
 use super::{
     pgtable::{
         Leaf,
-        Pte, //
+        Pte,
+        PTRS_PER_PTE, //
     },
     virt::VmaRef,
     MmWithUser,
@@ -226,6 +227,9 @@ impl<'mm> StableVma<'mm> {
     /// }
     /// ```
     pub fn swap_in(self, window: usize, nr: usize) -> SwapIn<'mm> {
+        if nr >= PTRS_PER_PTE {
+            return SwapIn::Failed(self);
+        }
         let (pmdp, addr) = match self.pmd(window) {
             Some(slot) => (
                 slot.pmdp,

@@ -40,6 +40,16 @@ impl VmaRef {
         unsafe { bindings::userfaultfd_armed(self.as_ptr()) }
     }
 
+    /// Whether userfaultfd has the VMA registered for write-protection or for access protection. It
+    /// may take permissions away from pages, and give them back, under locks for reading.
+    #[inline]
+    pub fn is_userfaultfd_protecting(&self) -> bool {
+        // SAFETY: The VMA is stable.
+        unsafe {
+            bindings::userfaultfd_wp(self.as_ptr()) || bindings::userfaultfd_rwp(self.as_ptr())
+        }
+    }
+
     /// Whether who asks for it may have huge pages of PMD order in the VMA, whatever sysfs says.
     ///
     /// That is no for a VMA too small to hold a window, for VMAs of a special kind, for hardware

@@ -73,6 +73,10 @@ scan_results! {
     COPY_MC => scan_result_SCAN_COPY_MC;
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a tracepoint has as many as it has fields"
+)]
 mod points {
     use super::*;
 
@@ -132,6 +136,10 @@ mod points {
             refused: c_uint,
             stable_us: i64,
             source_us: i64,
+            untouchable_ns: i64,
+            recopied: c_uint,
+            rounds: c_uint,
+            old_way: c_uint,
         );
     }
 }
@@ -203,6 +211,14 @@ pub struct Batch {
     pub stable_us: i64,
     /// How many microseconds a source was kept locked, at most.
     pub source_us: i64,
+    /// How many nanoseconds a window could not be accessed, at most.
+    pub untouchable_ns: i64,
+    /// How many pages were copied again because they were written.
+    pub recopied: u32,
+    /// How often sources were made read-only again.
+    pub rounds: u32,
+    /// How many windows had migration entries in the place of their sources.
+    pub old_way: u32,
 }
 
 /// A batch of windows was done.
@@ -218,6 +234,10 @@ pub fn batch(mm: &MmWithUser, batch: &Batch) {
             batch.refused,
             batch.stable_us,
             batch.source_us,
+            batch.untouchable_ns,
+            batch.recopied,
+            batch.rounds,
+            batch.old_way,
         )
     };
 }

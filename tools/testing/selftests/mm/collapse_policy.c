@@ -1577,7 +1577,7 @@ static bool has_left(pid_t pid)
 }
 
 static const char * const passes[] = {
-	"scan", "provide", "fault_in", "isolate", "copy", "install",
+	"scan", "provide", "fault_in", "protect", "copy", "switch",
 };
 
 #define EXPECT_ENDED_BY(signal) do {					\

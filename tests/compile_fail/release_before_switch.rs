@@ -5,12 +5,12 @@
 // rule: mm/collapse/release.rs: until the huge page is mapped, the sources are all that holds the
 // data of the process.
 // crate: collapse
-// error: E0599 no method named `release` found for struct `Hooked
+// error: E0599 no method named `release` found for struct `copy::Copied
 
-use crate::{control::Saved, install::Hooked, release::Installed};
+use crate::{copy::Copied, protect::Pinned, release::Switched, sources::Snapshot};
 use kernel::alloc::KVBox;
 
-fn misuse(window: Hooked<'_, '_>, installed: Installed<'_>) -> Option<KVBox<Saved>> {
+fn misuse(window: Copied<'_, Pinned<'_>>, switched: Switched<'_>) -> KVBox<Snapshot> {
     drop(window.release()); // misuse
-    installed.release()
+    switched.release().1
 }

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is known of the sources of a window while it is collapsed.
+
+use crate::{
+    entry::fail_count,
+    outcome::Refusal,
+    policy::Limits,
+    prealloc::{
+        Prealloc,
+        Prepared, //
+    },
+    scan::{
+        judge_leaf,
+        judge_page, //
+    },
+    window::Window, //
+};
+use core::ffi::c_int;
+use kernel::{
+    alloc::KVBox,
+    mm::{
+        folio::{
+            Folio,
+            FolioLock,
+            FolioPtr,
+            HugeFolio,
+            MappedFolios,
+            OwnedRefs,
+            PageRef,
+            Unexpected, //
+        },
+        pgtable::{
+            Change,
+            Entry,
+            PmdSlot,
+            Pte,
+            PteSlot,
+            PteTable,
+            PTRS_PER_PTE, //
+        },
+        stat::{
+            self,
+            CollapseEvent, //
+        }, //
+    }, //
+};
+use pin_init::Zeroable;
+
+/// What was found in the slots of a window, and what was left there.
+#[derive(Zeroable)]
+pub(crate) struct Snapshot {
+    /// The PTEs of the sources; none where there is no source.
+    pub(crate) ptes: [Pte; PTRS_PER_PTE],
+    /// What was left in each slot: a read-only PTE or a migration entry for a source, and what
+    /// there was for holes and zero pages.
+    pub(crate) left: [Pte; PTRS_PER_PTE],
+    /// The folios of the sources.
+    pub(crate) folios: MappedFolios,
+}
+
+/// The page that a PTE of a snapshot maps.
+///
+/// # Safety
+///
+/// A reference to the page is held for `'a`: that of the mapping, or a pin.
+#[inline(always)]
+pub(crate) unsafe fn source_page<'a>(pte: Pte) -> PageRef<'a> {
+    // SAFETY: Only PTEs of refcounted pages are saved, and the caller vouches for the reference.
+    unsafe { PageRef::from_pfn(pte.pfn()) }
+}
+
+const WORDS: usize = PTRS_PER_PTE / 64;
+
+/// Slots of a window.
+#[derive(Default)]
+pub(crate) struct SlotSet {
+    words: [u64; WORDS],
+    len: usize,
+}
+
+impl SlotSet {
+    /// Adds a slot that is not in the set.
+    #[inline]
+    pub(crate) fn insert(&mut self, nr: usize) {
+        if let Some(word) = self.words.get_mut(nr / 64) {
+            *word |= 1 << (nr % 64);
+            self.len += 1;
+        }
+    }
+
+    pub(crate) fn contains(&self, nr: usize) -> bool {
+        self.words
+            .get(nr / 64)
+            .is_some_and(|word| word & (1 << (nr % 64)) != 0)
+    }
+
+    /// How many they are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Their numbers, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.words.iter().enumerate().flat_map(|(i, word)| {
+            (0..64)
+                .filter(move |bit| word & (1 << bit) != 0)
+                .map(move |bit| 64 * i + bit)
+        })
+    }
+}
+
+/// The PTEs of a window, by kind.
+#[derive(Default)]
+pub(crate) struct PteCounts {
+    pub(crate) sources: usize,
+    shared: usize,
+    pub(crate) holes: usize,
+    pub(crate) zeroes: usize,
+}
+
+impl PteCounts {
+    /// Counts the page of a folio, if other processes may map it.
+    #[inline(always)]
+    pub(crate) fn note_shared(&mut self, folio: &Folio, limits: &Limits) -> Result<(), Refusal> {
+        if limits.shared < PTRS_PER_PTE && folio.maybe_mapped_shared() {
+            self.shared += 1;
+            if self.shared > limits.shared {
+                stat::count(CollapseEvent::ExceedShared);
+                return Err(Refusal::TooManyShared);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a window may be collapsed that has so many holes and zero pages.
+    pub(crate) fn judge_holes(&self, limits: &Limits) -> Result<(), Refusal> {
+        if self.holes == PTRS_PER_PTE {
+            return Err(Refusal::Empty);
+        }
+        if self.empty() > limits.none {
+            stat::count(CollapseEvent::ExceedNone);
+            return Err(Refusal::TooManyHoles);
+        }
+        Ok(())
+    }
+
+    /// Holes and zero pages.
+    pub(crate) fn empty(&self) -> usize {
+        self.holes + self.zeroes
+    }
+}
+
+/// Locks the folios of all sources, and takes `PINS` pins of each. On failure, those that were had
+/// are in the snapshot.
+///
+/// Not inlined: its loop needs the registers for itself.
+#[inline(never)]
+pub(crate) fn lock_sources<'t, const PINS: c_int>(
+    slots: impl Iterator<Item = PteSlot<'t>>,
+    snapshot: &mut Snapshot,
+    limits: &Limits,
+    counts: &mut PteCounts,
+) -> Result<(), NotTaken> {
+    let mut filled = 0;
+
+    snapshot.folios.clear();
+    let result = lock_slots::<PINS>(slots, snapshot, limits, counts, &mut filled);
+    if result.is_err() {
+        // What an earlier window has left there.
+        for source in snapshot.ptes.iter_mut().skip(filled) {
+            *source = Pte::NONE;
+        }
+    }
+    result
+}
+
+#[inline(always)]
+fn lock_slots<'t, const PINS: c_int>(
+    slots: impl Iterator<Item = PteSlot<'t>>,
+    snapshot: &mut Snapshot,
+    limits: &Limits,
+    counts: &mut PteCounts,
+    filled: &mut usize,
+) -> Result<(), NotTaken> {
+    let Snapshot { ptes, left, folios } = snapshot;
+    let mut latest: Option<FolioPtr> = None;
+
+    for ((slot, source), left) in slots.zip(ptes).zip(left) {
+        (*source, *left) = match slot.look() {
+            Entry::None => {
+                counts.holes += 1;
+                (Pte::NONE, Pte::NONE)
+            }
+            Entry::Zero => {
+                counts.zeroes += 1;
+                (Pte::NONE, slot.read())
+            }
+            Entry::Special => return Err(Refusal::Foreign.into()),
+            Entry::Leaf(pte, leaf) => {
+                // What can be faulted in was: this came since.
+                judge_leaf(pte, leaf)?;
+                return Err(Refusal::Raced.into());
+            }
+            Entry::Page(pte, page) => {
+                let folio = page.folio();
+
+                judge_page(pte, page, folio)?;
+                counts.note_shared(folio, limits)?;
+                if latest != Some(folio.as_non_null()) && lock_source::<PINS>(folio, folios)? {
+                    latest = Some(folio.as_non_null());
+                }
+                if pte.is_dirty() && (!page.is_anon_exclusive() || folio.is_swapcache()) {
+                    // Other processes that map the page, or read it from swap, must not lose that
+                    // it was written.
+                    // SAFETY: The lock is ours, and is left as it was.
+                    let lock = unsafe { FolioLock::adopt(folio) };
+
+                    lock.mark_dirty();
+                    lock.leave();
+                }
+                counts.sources += 1;
+                (pte, pte)
+            }
+        };
+        *filled += 1;
+    }
+    counts.judge_holes(limits)?;
+    for folio in folios.recurring() {
+        // SAFETY: Its mappings in this window hold references.
+        unsafe { Folio::from_raw(folio) }.check_refs_racing(PINS)?;
+    }
+    Ok(())
+}
+
+/// Locks and pins a source, unless this window has done so already. Returns whether more PTEs may
+/// map it.
+#[inline(always)]
+fn lock_source<const PINS: c_int>(
+    folio: &Folio,
+    folios: &mut MappedFolios,
+) -> Result<bool, NotTaken> {
+    let ptr = folio.as_non_null();
+
+    match folio.try_lock() {
+        Some(lock) => {
+            // Asked for now: KSM takes the lock to merge a page.
+            let recurs = folio.may_recur();
+
+            // There is room for as many as there are slots.
+            if recurs {
+                folios.push_recurring(ptr).ok_or(Refusal::Foreign)?;
+            } else {
+                folio.check_refs(0)?;
+                folios.push_small(ptr).ok_or(Refusal::Foreign)?;
+            }
+            for _ in 0..PINS {
+                folio.pin();
+            }
+            lock.leave();
+            Ok(recurs)
+        }
+        None if folios.recurring().any(|folio| folio == ptr) => Ok(true),
+        None => Err(NotTaken::Locked(ptr)),
+    }
+}
+
+/// Checks that nothing but mappings, the swap cache and `PINS` pins of each holds the folios.
+#[inline(always)]
+pub(crate) fn check_refs<const PINS: c_int>(folios: &MappedFolios) -> Result<(), Refusal> {
+    for folio in folios.small() {
+        // SAFETY: Our mapping holds a reference, or our pin does.
+        unsafe { Folio::from_raw(folio) }.check_refs(PINS)?;
+        if fail_count() {
+            return Err(Refusal::Referenced);
+        }
+    }
+    for folio in folios.recurring() {
+        // SAFETY: As above.
+        unsafe { Folio::from_raw(folio) }.check_refs_racing(PINS)?;
+        if fail_count() {
+            return Err(Refusal::Referenced);
+        }
+    }
+    Ok(())
+}
+
+/// Why the sources of a window could not be had.
+pub(crate) enum NotTaken {
+    /// It was refused.
+    Refused(Refusal),
+    /// A folio is locked, perhaps for another window of the same batch.
+    Locked(FolioPtr),
+}
+
+impl NotTaken {
+    /// What it is to those who do not know the other windows.
+    pub(crate) fn refusal(&self) -> Refusal {
+        match self {
+            NotTaken::Refused(refusal) => *refusal,
+            NotTaken::Locked(_) => Refusal::Locked,
+        }
+    }
+}
+
+impl From<Refusal> for NotTaken {
+    fn from(refusal: Refusal) -> Self {
+        NotTaken::Refused(refusal)
+    }
+}
+
+impl From<Unexpected> for Refusal {
+    fn from(unexpected: Unexpected) -> Self {
+        match unexpected {
+            Unexpected::Reference => Refusal::Referenced,
+            Unexpected::Pin => Refusal::Pinned,
+        }
+    }
+}
+
+impl From<Unexpected> for NotTaken {
+    fn from(unexpected: Unexpected) -> Self {
+        NotTaken::Refused(unexpected.into())
+    }
+}
+
+/// The sources of a window, locked. To drop them is to give them back to the process.
+///
+/// There are two kinds: [`Pinned`], which stay mapped, and [`Isolated`], which have migration
+/// entries in their place.
+///
+/// [`Pinned`]: crate::protect::Pinned
+/// [`Isolated`]: crate::isolate::Isolated
+pub(crate) trait Sources<'v>: Sized {
+    /// What is held of each small source when its mapping is gone.
+    const REFS: OwnedRefs;
+
+    /// The window.
+    fn slot(&self) -> PmdSlot<'v>;
+
+    /// What was found and left in its slots.
+    fn snapshot(&self) -> &Snapshot;
+
+    /// How many slots have no source.
+    fn holes(&self) -> usize;
+
+    /// What has become of an entry that was left as `left`, and reads as `now`.
+    fn change(left: Pte, now: Pte) -> Change;
+
+    /// Whether something else holds the sources, by now. Nobody can get at them through the page
+    /// table meanwhile.
+    fn count(&self) -> Result<(), Refusal>;
+
+    /// Gives the sources back. Takes the lock of the PTE table, hence it must not be held.
+    fn give_back(self) -> KVBox<Snapshot>;
+
+    /// Passes the sources on, to be released.
+    fn into_snapshot(self) -> KVBox<Snapshot>;
+
+    /// Whether somebody waits for a page of them.
+    fn are_waited_for(&self) -> bool {
+        self.snapshot().folios.iter().any(|folio| {
+            // SAFETY: The sources are referenced.
+            unsafe { Folio::from_raw(folio) }.has_waiters()
+        })
+    }
+
+    /// Whether a recurring folio is among them.
+    fn has_recurring(&self, folio: FolioPtr) -> bool {
+        self.snapshot()
+            .folios
+            .recurring()
+            .any(|recurring| recurring == folio)
+    }
+}
+
+/// A window whose sources are locked, to be copied.
+pub(crate) struct Held<'mm, S> {
+    pub(crate) window: Window,
+    pub(crate) folio: HugeFolio,
+    pub(crate) deposit: PteTable<'mm>,
+    pub(crate) sources: S,
+}
+
+impl<'v, 'mm, S: Sources<'v>> Held<'mm, S> {
+    /// Gives the sources back.
+    pub(crate) fn give_back(self) -> Prepared<'mm> {
+        Prepared {
+            window: self.window,
+            prealloc: Prealloc {
+                folio: self.folio,
+                table: self.deposit,
+                snapshot: self.sources.give_back(),
+            },
+        }
+    }
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A window as a request knows it, and what may become of it.
+
+use crate::outcome::Refusal;
+use kernel::{
+    alloc::{
+        AllocError,
+        KVec, //
+    },
+    prelude::*,
+};
+
+/// How the sources of a window are kept from being changed unseen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// They stay mapped, read-only: see [`crate::protect`].
+    Protect,
+    /// They are replaced by migration entries: see [`crate::isolate`].
+    Isolate,
+}
+
+/// A window to be collapsed.
+#[derive(Clone, Copy)]
+pub(crate) struct Window {
+    pub(crate) addr: usize,
+    /// How often it was refused for what may be gone in a moment.
+    pub(crate) retries: u8,
+    /// How it is to be collapsed, as far as its VMA permits.
+    pub(crate) way: Way,
+}
+
+impl Window {
+    pub(crate) fn new(addr: usize) -> Self {
+        Self {
+            addr,
+            retries: 0,
+            way: Way::Protect,
+        }
+    }
+}
+
+/// How a window left its batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// It is huge.
+    Huge,
+    /// It was refused.
+    Refused(Refusal),
+    /// It is to be tried again soon: something waits for a lock of ours, another window needs the
+    /// same folio, it lies in another VMA by now, or is to go another way.
+    Deferred,
+}
+
+/// Room for one thing a window of a batch, allocated before any lock is taken.
+pub(crate) struct Room<T>(KVec<T>);
+
+impl<T> Room<T> {
+    /// Makes room for `nr` things.
+    pub(crate) fn new(nr: usize) -> Result<Self, AllocError> {
+        Ok(Self(KVec::with_capacity(nr, GFP_KERNEL)?))
+    }
+
+    /// Puts one more thing in. Each batch has room for all its windows.
+    #[inline]
+    pub(crate) fn put(&mut self, thing: T) {
+        let full = self.0.push_within_capacity(thing).is_err();
+
+        kernel::warn_on!(full);
+    }
+
+    /// Whether nothing was put in.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What was put in so far.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter()
+    }
+
+    /// What was put in.
+    pub(crate) fn into_inner(self) -> KVec<T> {
+        self.0
+    }
+}

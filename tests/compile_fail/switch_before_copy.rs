@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// A window is switched before it was copied.
+//
+// rule: mm/collapse/collapse.rs, passes: what is mapped in the place of the sources has to hold what
+// they hold.
+// crate: collapse
+// error: E0308 mismatched types
+
+use crate::{
+    copy::Copied,
+    protect::Pinned,
+    release::Switched,
+    sources::Held,
+    switch::{switch, NotSwitched},
+    trace,
+    window::Room,
+};
+use kernel::alloc::KVec;
+
+fn misuse<'v, 'mm: 'v>(
+    held: &mut KVec<Held<'mm, Pinned<'v>>>,
+    copied: &mut KVec<Copied<'mm, Pinned<'v>>>,
+    switched: &mut Room<Switched<'v>>,
+    failed: &mut Room<(Copied<'mm, Pinned<'v>>, NotSwitched)>,
+    times: &mut trace::Held,
+) {
+    switch(held, 1, switched, failed, times); // misuse
+    switch(copied, 1, switched, failed, times);
+}
