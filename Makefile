@@ -36,7 +36,7 @@ coverage: ## tell which lines of the engine the last 'make test' did not reach
 soak: setup ## random tests for as long as you like: HOURS=8, or 0.5
 	@scripts/soak.sh "$(HOURS)"
 
-bench: setup ## measure C and Rust in one kernel (about 10 minutes)
+bench: setup ## measure C and Rust in one kernel (about half an hour)
 	@scripts/bench.sh
 
 shell: setup ## a shell in a guest that runs the release kernel

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# usage: bench.sh [short | record]
+# usage: bench.sh [short | record | part PART]
 #
 # Measures MADV_COLLAPSE by C and by Rust in one kernel: instructions, in two
 # guests side by side that must agree, and what others wait for, in a guest with
 # two CPUs. bench.py makes a report of it. "short" compares instructions of dense
-# windows only; "record" takes the report of the last run into docs/bench/.
-# ROUNDS is how often each is measured (3 unless given).
+# windows only; "record" takes the report of the last run into docs/bench/; "part"
+# measures one part only (of collapse_bench, or redis) and shows what is measured.
+# ROUNDS is how often each is measured (3 unless given), COLLAPSE_KIND the only kind
+# of windows or operation, for "part".
 #
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -20,13 +22,14 @@ rounds=${ROUNDS:-3}
 
 case ${1:-} in
 '' | short) ;;
+part) part=${2:?usage: bench.sh part PART} ;;
 record)
 	[ -f "$report/results.md" ] || die "there is no report yet: run 'make bench'"
 	mkdir -p "$ROOT/docs/bench"
-	cp "$report"/results.md "$report"/*.svg "$ROOT/docs/bench/"
+	cp "$report"/results.{md,json} "$report"/*.svg "$ROOT/docs/bench/"
 	exit
 	;;
-*) die "usage: bench.sh [short | record]" ;;
+*) die "usage: bench.sh [short | record | part PART]" ;;
 esac
 
 "$ROOT/scripts/tree.sh" sync
@@ -46,23 +49,43 @@ fi
 
 program=$("$ROOT/scripts/agent.sh")
 mkdir -p "$report"
+load=$report/redis_load
+gcc -O2 -Wall -Wextra -Werror -o "$load" "$ROOT/guest/redis_load.c" -lhiredis ||
+	die "guest/redis_load.c does not compile (libhiredis-dev: run 'make setup')"
+
+# parts PART...: the command for a guest; it ends at the first that fails.
+parts() {
+	echo "export COLLAPSE_KIND=${COLLAPSE_KIND:-}
+		for part in $*; do '$binaries/collapse_bench' \$part $rounds || exit; done"
+}
+heap="bash '$ROOT/guest/redis_latency.sh' '$program' '$load' 300000 $rounds"
+
+if [ -n "${part:-}" ]; then
+	case $part in
+	work | untouchable) boot=(-i bench "$(parts "$part")") ;;
+	redis) boot=(-m 2G bench "$heap") ;;
+	*) boot=(-m 2G bench "$(parts "$part")") ;;
+	esac
+	guest "$part" -t 3600 "${boot[@]}" | python3 "$ROOT/scripts/bench.py" --part
+	exit
+fi
+
+unset COLLAPSE_KIND
 measure() {
 	local first second status=0
-	guest first -t 1800 -i bench "'$binaries/collapse_bench' work $rounds" &
+	guest first -t 3600 -i bench "$(parts work untouchable)" &
 	first=$!
-	guest second -t 1800 -i bench "'$binaries/collapse_bench' work $rounds" &
+	guest second -t 3600 -i bench "$(parts work untouchable)" &
 	second=$!
 	wait $first || status=$?
 	wait $second || status=$?
 	[ $status -eq 0 ] || return $status
-	guest beside -t 3600 -m 2G bench "for part in threads locks memory; do
-			'$binaries/collapse_bench' \$part $rounds || exit
-		done
-		bash '$ROOT/guest/redis_latency.sh' '$program' 200000 20000 $rounds"
+	guest beside -t 5400 -m 2G bench "$(parts threads switch locks memory)
+		$heap"
 	# Where KVM was of no use, boot.sh may not have noted it.
 	echo "beside accelerator $(cat "$CACHE"/accelerator-* 2>/dev/null || echo tcg)"
 }
-say "measuring, for minutes: other load changes all figures but those of instructions"
+say "measuring, for half an hour or so: other load changes all figures but those of instructions"
 measure | python3 "$ROOT/scripts/bench.py" "$report" "$(basename "$BASE")" \
 	"common rust release collapse collapse-bench"
-say "the report: $report (results.md, bench.json, plots)"
+say "the report: $report (results.md, results.json, plots)"

@@ -13,7 +13,7 @@ PACKAGES="clang-$LLVM_MAJOR lld-$LLVM_MAJOR llvm-$LLVM_MAJOR libclang-$LLVM_MAJO
 	make gcc libc6-dev flex bison bc perl patch git rsync cpio kmod lz4 xz-utils zstd
 	libelf-dev libssl-dev libcap-dev libnuma-dev liburing-dev
 	ca-certificates iproute2 e2fsprogs ccache shellcheck sparse python3-venv
-	qemu-system-x86 redis-tools stress-ng python3-sphinx python3-yaml groff-base"
+	qemu-system-x86 redis-tools libhiredis-dev stress-ng python3-sphinx python3-yaml groff-base"
 RUST_PACKAGES="rustc-web cargo-web rust-web-src rust-web-clippy rustfmt-web"
 
 check_machine() {

@@ -3,16 +3,25 @@
  * Measures MADV_COLLAPSE of anonymous memory: the C code and that in Rust in turn,
  * on the same memory, in one boot. CONFIG_THP_COLLAPSE_RUST_DEBUG selects the code.
  *
- * usage: collapse_bench work | threads | locks | memory [ROUNDS]
+ * usage: collapse_bench PART [ROUNDS]
  *
- *   work     time per window, for many kinds of windows. With one CPU, in a QEMU that
- *            counts instructions (-icount shift=0), a microsecond is 1000 of them.
- *   threads  how long another thread of the process waits meanwhile
- *   locks    mmap_lock, LRU locks and interrupts of other CPUs, per window
- *   memory   time per window where free memory is all in pieces
+ *   work         time per window, for many kinds of windows. With one CPU, in a QEMU
+ *                that counts instructions (-icount shift=0), a microsecond is 1000 of
+ *                them; so it is for "untouchable".
+ *   untouchable  for how long the memory of a window cannot be touched, for the same
+ *                kinds; and by how many windows share a flush at the switch
+ *   threads      how long another thread of the process waits meanwhile, or a thread
+ *                of another process than the one that asks for the collapse
+ *   switch       what other CPUs have of how many windows share a flush at the switch
+ *   locks        mmap_lock, LRU locks and interrupts of other CPUs, per window
+ *   memory       time per window where free memory is all in pieces
+ *
+ * COLLAPSE_KIND names the only kind of windows (work, untouchable) or the only
+ * operation (threads) to be measured.
  *
  * Prints lines "PART NAME ENGINE NUMBER...", and after each step "progress PART DONE
- * TOTAL". It judges nothing, hence is no test, and run_vmtests.sh does not run it.
+ * TOTAL". Part "threads" has lines "own" and "schedule" besides. It judges nothing,
+ * hence is no test, and run_vmtests.sh does not run it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -49,14 +58,21 @@
 #define MAX_WINDOWS	512
 /* 512 MiB, for what others see of it. */
 #define NR_WINDOWS	256
-#define FAULT_WINDOWS	128
+#define FAULT_WINDOWS	192
+
+/* How many windows share a flush at the switch. */
+#define PER_SWITCH	"/sys/kernel/debug/thp_collapse/per_switch"
 
 static const char * const engines[] = { "c", "rust" };
+static const unsigned int per_switch[] = { 1, 2, 4, 8, 16 };
 
 static char *mem;
 static unsigned int rounds;
 static const char *part;
 static unsigned int steps_done, steps;
+
+/* What the collapse does is traced, and nothing else. */
+static bool traced;
 
 static void set(const char *path, const char *text)
 {
@@ -67,6 +83,14 @@ static void step_done(void)
 {
 	printf("progress %s %u %u\n", part, ++steps_done, steps);
 	fflush(stdout);
+}
+
+/* Whether it is among what was asked for. */
+static bool is_chosen(const char *name)
+{
+	const char *only = getenv("COLLAPSE_KIND");
+
+	return !only || !*only || !strcmp(only, name);
 }
 
 static double now_us(void)
@@ -125,6 +149,85 @@ static void collapse(size_t nr, size_t per_call)
 	for (size_t i = 0; i < nr; i += per_call)
 		if (madvise(mem + i * WINDOW, per_call * WINDOW, MADV_COLLAPSE))
 			ksft_exit_fail_perror("MADV_COLLAPSE");
+}
+
+/* --- tracing, in an instance of our own -------------------------------------------- */
+
+static void set_up_tracing(void)
+{
+	if (mkdir(INSTANCE, 0700))
+		ksft_exit_fail_perror(INSTANCE);
+	set(INSTANCE "tracing_on", "0");
+	set(INSTANCE "buffer_size_kb", "8192");
+	set(INSTANCE "trace_clock", "mono");
+	set(INSTANCE "events/huge_memory/mm_collapse_batch/enable", "1");
+	/* Hits of probes are counted; to record them all would take a buffer. */
+	set(TRACING "tracing_on", "0");
+}
+
+static void end_tracing(void)
+{
+	rmdir(INSTANCE);
+	set(TRACING "tracing_on", "1");
+}
+
+static void trace(bool on)
+{
+	if (traced)
+		set(INSTANCE "tracing_on", on ? "1" : "0");
+}
+
+static void add_probe(const char *probe)
+{
+	int fd = open(TRACING "kprobe_events", O_WRONLY | O_APPEND);
+
+	if (fd < 0 || write(fd, probe, strlen(probe)) != strlen(probe))
+		ksft_exit_fail_perror(probe);
+	close(fd);
+}
+
+static FILE *open_trace(void)
+{
+	/* Not to be waited for: all is there. */
+	FILE *file = fdopen(open(INSTANCE "trace_pipe", O_RDONLY | O_NONBLOCK), "r");
+
+	if (!file)
+		ksft_exit_fail_perror(INSTANCE "trace_pipe");
+	return file;
+}
+
+/*
+ * Reads the next line of an event whose name begins with @name, and when it was: the
+ * time is a line's first word that ends with a colon, the event's name the second.
+ */
+static bool next_event(FILE *file, char *line, size_t size, const char *name, double *us)
+{
+	char mark[64], *at;
+
+	snprintf(mark, sizeof(mark), ": %s", name);
+	while (fgets(line, size, file)) {
+		if (strstr(line, " EVENTS]"))
+			ksft_exit_fail_msg("events were lost: %s", line);
+		at = strstr(line, mark);
+		if (!at)
+			continue;
+		while (at > line && at[-1] != ' ')
+			at--;
+		*us = strtod(at, NULL) * 1e6;
+		return true;
+	}
+	return false;
+}
+
+/* The number behind "name=", or -1. */
+static double field(const char *line, const char *name)
+{
+	char mark[64];
+	const char *at;
+
+	snprintf(mark, sizeof(mark), " %s=", name);
+	at = strstr(line, mark);
+	return at ? atof(at + strlen(mark)) : -1;
 }
 
 /* --- work: what a window costs ---------------------------------------------------- */
@@ -246,6 +349,7 @@ static double measure_kind(const struct kind *kind, const char *engine)
 	set(ENGINE, "rust");
 	kind->fill(nr, kind->stride);
 	set(ENGINE, engine);
+	trace(true);
 	start = now_us();
 	for (unsigned int i = 0; i < kind->repeat; i++) {
 		if (!kind->refused)
@@ -254,6 +358,7 @@ static double measure_kind(const struct kind *kind, const char *engine)
 			ksft_exit_fail_msg("pinned pages were collapsed\n");
 	}
 	end = now_us();
+	trace(false);
 	expect_huge(nr, !kind->refused);
 	expect_pages(nr, kind->stride);
 
@@ -318,15 +423,20 @@ static void measure_copy_mc(void)
 	munmap(copied, WINDOW);
 }
 
+static void expect_chosen(unsigned int nr)
+{
+	if (!nr)
+		ksft_exit_fail_msg("COLLAPSE_KIND=%s: there is no such kind\n",
+				   getenv("COLLAPSE_KIND"));
+}
+
 static void measure_work(void)
 {
-	const char *only = getenv("COLLAPSE_KIND");
 	unsigned int nr_kinds = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
-		nr_kinds += !only || !strcmp(only, kinds[i].name);
-	if (!nr_kinds)
-		ksft_exit_fail_msg("COLLAPSE_KIND=%s: there is no such kind\n", only);
+		nr_kinds += is_chosen(kinds[i].name);
+	expect_chosen(nr_kinds);
 	steps = rounds * (nr_kinds + 1);
 	if (!hugetlb_setup_default(2))
 		ksft_exit_fail_msg("no huge pages of hugetlbfs\n");
@@ -335,7 +445,7 @@ static void measure_work(void)
 		measure_kind(&kinds[0], engines[j]);
 	for (unsigned int round = 0; round < rounds; round++) {
 		for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-			if (only && strcmp(only, kinds[i].name))
+			if (!is_chosen(kinds[i].name))
 				continue;
 			for (size_t j = 0; j < ARRAY_SIZE(engines); j++)
 				printf("work %s %s %.4f\n", kinds[i].name, engines[j],
@@ -348,13 +458,112 @@ static void measure_work(void)
 	}
 }
 
+/* --- untouchable: for how long nobody gets at the memory of a window ---------------- */
+
+/*
+ * The C code clears the PMD entry in the first of these and has mapped the huge page at
+ * the end of the second. What the probes cost is in its time.
+ */
+#define HIDDEN		"p:collapse_untouchable/hidden pmdp_collapse_flush\n"
+#define MAPPED		"r:collapse_untouchable/mapped map_anon_folio_pmd_nopf\n"
+
+/*
+ * Prints the times of all windows that became huge. The engine in Rust tells the
+ * longest time of a batch, which is taken for each of its windows.
+ */
+static void print_untouchable(const char *name, const char *engine, size_t expected)
+{
+	double us, hidden = -1, rust;
+	FILE *file = open_trace();
+	size_t nr = 0;
+	char line[512];
+
+	printf("%s %s", name, engine);
+	while (next_event(file, line, sizeof(line), "", &us)) {
+		if (strstr(line, ": hidden: ")) {
+			hidden = us;
+		} else if (strstr(line, ": mapped: ") && hidden >= 0) {
+			printf(" %.3f", us - hidden);
+			hidden = -1;
+			nr++;
+		} else if (strstr(line, ": mm_collapse_batch: ")) {
+			rust = field(line, "untouchable_ns");
+			if (rust < 0)
+				ksft_exit_fail_msg("no untouchable_ns: %s", line);
+			for (int i = field(line, "huge"); i > 0; i--, nr++)
+				printf(" %.3f", rust / 1e3);
+		}
+	}
+	printf("\n");
+	fclose(file);
+	if (nr != expected)
+		ksft_exit_fail_msg("%s %s: %zu windows of %zu were traced\n", name, engine, nr,
+				   expected);
+}
+
+static void measure_kind_untouchable(const struct kind *kind, const char *engine,
+				     const char *name, const char *key)
+{
+	/* The engine in Rust may call what is probed, and is not to bear its cost. */
+	set(INSTANCE "events/collapse_untouchable/enable", strcmp(engine, "c") ? "0" : "1");
+	traced = true;
+	measure_kind(kind, engine);
+	traced = false;
+	print_untouchable(name, key, kind->nr_windows);
+}
+
+/* It is there to be touched all the time, unless the request changes it. */
+static bool is_measured_untouchable(const struct kind *kind)
+{
+	return kind->repeat == 1 && is_chosen(kind->name);
+}
+
+static void measure_untouchable(void)
+{
+	unsigned long usual = read_num(PER_SWITCH);
+	unsigned int nr_kinds = 0;
+	char name[64], key[16];
+
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		nr_kinds += is_measured_untouchable(&kinds[i]);
+	expect_chosen(nr_kinds);
+	steps = rounds * (nr_kinds + 1);
+	set_up_tracing();
+	add_probe(HIDDEN);
+	add_probe(MAPPED);
+	for (size_t j = 0; j < ARRAY_SIZE(engines); j++)
+		measure_kind(&kinds[0], engines[j]);
+	for (unsigned int round = 0; round < rounds; round++) {
+		for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+			if (!is_measured_untouchable(&kinds[i]))
+				continue;
+			snprintf(name, sizeof(name), "untouchable %s", kinds[i].name);
+			for (size_t j = 0; j < ARRAY_SIZE(engines); j++)
+				measure_kind_untouchable(&kinds[i], engines[j], name, engines[j]);
+			step_done();
+		}
+		for (size_t i = 0; i < ARRAY_SIZE(per_switch); i++) {
+			write_num(PER_SWITCH, per_switch[i]);
+			snprintf(key, sizeof(key), "%u", per_switch[i]);
+			measure_kind_untouchable(&kinds[0], "rust", "switch untouchable_insns",
+						 key);
+		}
+		write_num(PER_SWITCH, usual);
+		step_done();
+	}
+	set(INSTANCE "events/collapse_untouchable/enable", "0");
+	end_tracing();
+}
+
 /* --- a collapse on a CPU of its own, while this thread does something else --------- */
 
-static atomic_int state;
 enum { WAITING, RUNNING, ENDED };
 
-/* What the collapse does is traced, and nothing else. */
-static bool traced;
+/* Shared with the process that collapses, where that is another one. */
+static struct {
+	atomic_int state;
+	double ended_us;
+} *collapser;
 
 static void run_on(int cpu)
 {
@@ -366,24 +575,48 @@ static void run_on(int cpu)
 		ksft_exit_fail_perror("two CPUs are needed");
 }
 
-static void *collapse_all(void *engine)
+static bool is_running(void)
+{
+	return atomic_load(&collapser->state) == RUNNING;
+}
+
+/* That of @pidfd, or of this process. */
+static int collapse_once(int pidfd)
+{
+	struct iovec range = { mem, NR_WINDOWS * WINDOW };
+	ssize_t size;
+
+	if (pidfd < 0)
+		return madvise(mem, range.iov_len, MADV_COLLAPSE);
+	size = syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, 0U);
+	if (size >= 0 && size != range.iov_len)
+		ksft_exit_fail_msg("process_madvise: %zd of %zu bytes\n", size, range.iov_len);
+	return size < 0 ? -1 : 0;
+}
+
+static void collapse_all(const char *engine, int pidfd)
 {
 	run_on(0);
 	if (traced) {
 		write_num(INSTANCE "set_event_pid", syscall(__NR_gettid));
-		set(INSTANCE "tracing_on", "1");
+		trace(true);
 	}
-	atomic_store(&state, RUNNING);
+	atomic_store(&collapser->state, RUNNING);
 	if (!engine)
 		sleep(1);
 	/* A page may be in use in passing, by a fork for one. */
 	else
-		while (madvise(mem, NR_WINDOWS * WINDOW, MADV_COLLAPSE))
+		while (collapse_once(pidfd))
 			if (errno != EAGAIN)
 				ksft_exit_fail_perror("MADV_COLLAPSE");
-	atomic_store(&state, ENDED);
-	if (traced)
-		set(INSTANCE "tracing_on", "0");
+	collapser->ended_us = now_us();
+	atomic_store(&collapser->state, ENDED);
+	trace(false);
+}
+
+static void *collapse_ours(void *engine)
+{
+	collapse_all(engine, -1);
 	return NULL;
 }
 
@@ -391,30 +624,108 @@ static pthread_t begin_collapse(const char *engine)
 {
 	pthread_t thread;
 
-	atomic_store(&state, WAITING);
-	if (pthread_create(&thread, NULL, collapse_all, (void *)engine))
+	atomic_store(&collapser->state, WAITING);
+	if (pthread_create(&thread, NULL, collapse_ours, (void *)engine))
 		ksft_exit_fail_perror("pthread_create");
-	while (atomic_load(&state) == WAITING)
+	while (atomic_load(&collapser->state) == WAITING)
 		;
 	return thread;
 }
 
+/*
+ * Starts the process that is to collapse our memory, before there is any that it would
+ * share. What is written to the pipe has it begin.
+ */
+static pid_t fork_collapser(const char *engine, int *pipe_to_it)
+{
+	int ends[2], pidfd = syscall(__NR_pidfd_open, getpid(), 0);
+	pid_t child;
+	char go;
+
+	if (pidfd < 0 || pipe(ends))
+		ksft_exit_fail_perror("pidfd_open or pipe");
+	atomic_store(&collapser->state, WAITING);
+	fflush(stdout);
+	child = fork();
+	if (child < 0)
+		ksft_exit_fail_perror("fork");
+	if (!child) {
+		close(ends[1]);
+		if (read(ends[0], &go, 1) == 1)
+			collapse_all(engine, pidfd);
+		_exit(0);
+	}
+	close(pidfd);
+	close(ends[0]);
+	*pipe_to_it = ends[1];
+	return child;
+}
+
+static void begin_remote_collapse(int pipe_to_it)
+{
+	if (write(pipe_to_it, "", 1) != 1)
+		ksft_exit_fail_perror("pipe");
+	while (atomic_load(&collapser->state) == WAITING)
+		;
+	close(pipe_to_it);
+}
+
 /* --- threads: what another thread waits for ---------------------------------------- */
 
-/* An operation begins so long after the one before has, or when that has ended. */
-#define PERIOD_US	50
+/* A window of those that are collapsed which is used more than others. */
+#define HOT_WINDOW	(NR_WINDOWS / 2)
+/* At most so many operations are measured in one collapse. */
+#define MAX_OPERATIONS	262144
 
 static void fault(unsigned int i)
 {
 	*page(NR_WINDOWS * PAGES + i) = 1;
 }
 
-static void write_moved(unsigned int i)
+/* A page at random, each as often as any other. */
+static size_t any_page(unsigned int i)
 {
-	/* The same value, to a page at random. */
-	size_t at = i * 2654435761U % (NR_WINDOWS * PAGES);
+	return i * 2654435761U % (NR_WINDOWS * PAGES);
+}
 
+static size_t hot_page(unsigned int i)
+{
+	return HOT_WINDOW * PAGES + i * 2654435761U % PAGES;
+}
+
+/* What is there already. */
+static void write_page(size_t at)
+{
 	__atomic_store_n(page(at), at + 1, __ATOMIC_RELAXED);
+}
+
+static void read_page(size_t at)
+{
+	uint64_t value = __atomic_load_n(page(at), __ATOMIC_RELAXED);
+
+	if (value != at + 1)
+		ksft_exit_fail_msg("page %zu reads %#llx meanwhile\n", at,
+				   (unsigned long long)value);
+}
+
+static void write_any(unsigned int i)
+{
+	write_page(any_page(i));
+}
+
+static void write_hot(unsigned int i)
+{
+	write_page(hot_page(i));
+}
+
+static void read_any(unsigned int i)
+{
+	read_page(any_page(i));
+}
+
+static void read_hot(unsigned int i)
+{
+	read_page(hot_page(i));
 }
 
 static void map_and_unmap(unsigned int i)
@@ -435,54 +746,152 @@ static void fork_once(unsigned int i)
 static const struct probe {
 	const char *name;
 	void (*act)(unsigned int i);
+	/* One is due every so many microseconds: several times what it takes under TCG. */
+	unsigned int period_us;
+	unsigned int max;
+	/* Another process collapses. */
+	bool remote;
+	/* How long it took once it could begin is of interest, too. */
+	bool own;
 } probes[] = {
-	{ "a", fault },
-	{ "b", write_moved },
-	{ "c", map_and_unmap },
-	{ "d", fork_once },
+	{ "fault", fault, 50, FAULT_WINDOWS * (HPAGE_SIZE / 4096), false, true },
+	{ "write", write_any, 50, MAX_OPERATIONS },
+	{ "write_hot", write_hot, 50, MAX_OPERATIONS },
+	{ "read", read_any, 50, MAX_OPERATIONS },
+	{ "read_hot", read_hot, 50, MAX_OPERATIONS },
+	{ "mmap", map_and_unmap, 100, MAX_OPERATIONS, false, true },
+	{ "fork", fork_once, 40000, MAX_OPERATIONS, false, true },
+	{ "remote_fault", fault, 50, FAULT_WINDOWS * (HPAGE_SIZE / 4096), true, true },
+	{ "remote_write", write_any, 50, MAX_OPERATIONS, true },
+	{ "remote_read", read_any, 50, MAX_OPERATIONS, true },
+	{ "remote_mmap", map_and_unmap, 100, MAX_OPERATIONS, true, true },
 };
 
-static void measure_probe(const struct probe *probe, const char *engine)
+static const struct probe *find_probe(const char *name)
 {
-	static double latencies[FAULT_WINDOWS * (HPAGE_SIZE / 4096)];
-	unsigned int nr = 0;
-	pthread_t thread;
-	double start;
+	const struct probe *probe = probes;
 
-	map_windows(NR_WINDOWS + FAULT_WINDOWS);
-	write_pages(NR_WINDOWS, 1);
-	if (engine)
-		set(ENGINE, engine);
-	thread = begin_collapse(engine);
-	while (atomic_load(&state) == RUNNING && nr < ARRAY_SIZE(latencies)) {
-		start = now_us();
-		probe->act(nr);
-		latencies[nr++] = now_us() - start;
+	while (strcmp(probe->name, name))
+		probe++;
+	return probe;
+}
+
+/*
+ * From when it was due until it has ended, and from when it began. In memory that is
+ * shared, hence is not write-protected by a fork.
+ */
+static double *due_latencies, *own_latencies;
+
+/*
+ * Each operation is due at its time, whether or not the one before has ended, and is
+ * charged from then: what is kept waiting behind one that waits long counts as well.
+ * Returns how many were due while the collapse ran.
+ */
+static unsigned int act_on_schedule(const struct probe *probe)
+{
+	double start = now_us(), due, began, ended;
+	unsigned int i;
+
+	for (i = 0; i < probe->max; i++) {
+		bool running;
+
+		due = start + (double)i * probe->period_us;
+		do {
+			running = is_running();
+			began = now_us();
+		} while (began < due && running);
+		if (!running && due > collapser->ended_us)
+			return i;
+		probe->act(i);
+		ended = now_us();
+		due_latencies[i] = ended - due;
+		own_latencies[i] = ended - began;
 		if (sharer) {
 			waitpid(sharer, NULL, 0);
 			sharer = 0;
 		}
-		while (now_us() < start + PERIOD_US)
-			;
 	}
-	pthread_join(thread, NULL);
+	printf("%s: the collapse took longer than %u operations\n", probe->name, i);
+	return i;
+}
+
+static double mean(const double *values, unsigned int nr)
+{
+	double sum = 0;
+
+	for (unsigned int i = 0; i < nr; i++)
+		sum += values[i];
+	return nr ? sum / nr : 0;
+}
+
+static void print_latencies(const char *name, const char *key, const double *values,
+			    unsigned int nr)
+{
+	printf("%s %s", name, key);
+	for (unsigned int i = 0; i < nr; i++)
+		printf(" %.1f", values[i]);
+	printf("\n");
+}
+
+/* Returns how many operations were measured. */
+static unsigned int run_probe(const struct probe *probe, const char *engine)
+{
+	int pipe_to_it = -1, status;
+	unsigned int nr;
+	pthread_t thread = 0;
+	pid_t child = 0;
+
+	if (engine)
+		set(ENGINE, engine);
+	if (probe->remote)
+		child = fork_collapser(engine, &pipe_to_it);
+	map_windows(NR_WINDOWS + FAULT_WINDOWS);
+	write_pages(NR_WINDOWS, 1);
+	if (probe->remote)
+		begin_remote_collapse(pipe_to_it);
+	else
+		thread = begin_collapse(engine);
+	nr = act_on_schedule(probe);
+	if (!probe->remote)
+		pthread_join(thread, NULL);
+	else if (waitpid(child, &status, 0) != child || status)
+		ksft_exit_fail_msg("the process that collapses failed\n");
 	if (engine)
 		expect_huge(NR_WINDOWS, true);
 	expect_pages(NR_WINDOWS, 1);
-	printf("threads %s %s", probe->name, engine ?: "none");
-	for (unsigned int i = 0; i < nr; i++)
-		printf(" %.1f", latencies[i]);
-	printf("\n");
 	unmap_windows(NR_WINDOWS + FAULT_WINDOWS);
+	return nr;
+}
+
+static void measure_probe(const struct probe *probe, const char *engine)
+{
+	unsigned int nr = run_probe(probe, engine);
+	const char *key = engine ?: "none";
+	char name[64];
+
+	snprintf(name, sizeof(name), "threads %s", probe->name);
+	print_latencies(name, key, due_latencies, nr);
+	snprintf(name, sizeof(name), "own %s", probe->name);
+	if (probe->own)
+		print_latencies(name, key, own_latencies, nr);
+	printf("schedule %s %s %u %.2f %u\n", probe->name, key, probe->period_us,
+	       mean(own_latencies, nr), nr);
 	step_done();
 }
 
 static void measure_threads(void)
 {
-	steps = rounds * ARRAY_SIZE(probes) * (ARRAY_SIZE(engines) + 1);
+	unsigned int nr_probes = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(probes); i++)
+		nr_probes += is_chosen(probes[i].name);
+	expect_chosen(nr_probes);
+	steps = rounds * nr_probes * (ARRAY_SIZE(engines) + 1);
 	run_on(1);
 	for (unsigned int round = 0; round < rounds; round++)
 		for (size_t i = 0; i < ARRAY_SIZE(probes); i++) {
+			if (!is_chosen(probes[i].name))
+				continue;
 			measure_probe(&probes[i], NULL);
 			for (size_t j = 0; j < ARRAY_SIZE(engines); j++)
 				measure_probe(&probes[i], engines[j]);
@@ -523,7 +932,7 @@ static double sum_interrupts(const char *row)
 
 static void print_per_window(const char *name, const char *engine, double value)
 {
-	printf("locks %s %s %.4f\n", name, engine, value / NR_WINDOWS);
+	printf("%s %s %s %.4f\n", part, name, engine, value / NR_WINDOWS);
 }
 
 static void collapse_beside(const char *engine)
@@ -531,7 +940,7 @@ static void collapse_beside(const char *engine)
 	pthread_t thread = begin_collapse(engine);
 
 	/* This CPU must have the process's translations, to be told of changes. */
-	while (atomic_load(&state) == RUNNING)
+	while (is_running())
 		;
 	pthread_join(thread, NULL);
 }
@@ -580,42 +989,30 @@ static void trace_mmap_lock(const char *engine)
 {
 	double taken[2] = { -1, -1 }, longest[2] = { 0, 0 };
 	unsigned int locks[2] = { 0, 0 };
-	double vma_held = 0;
+	double us, vma_held = 0;
 	char line[512];
-	FILE *trace;
+	FILE *file;
 
 	traced = true;
 	collapse_beside(engine);
 	traced = false;
-	/* Not to be waited for: all is there. */
-	trace = fdopen(open(INSTANCE "trace_pipe", O_RDONLY | O_NONBLOCK), "r");
-	if (!trace)
-		ksft_exit_fail_perror(INSTANCE "trace_pipe");
-	while (fgets(line, sizeof(line), trace)) {
-		char *at = strstr(line, ": mm"), *held = strstr(line, " stable_us=");
+	file = open_trace();
+	while (next_event(file, line, sizeof(line), "mm", &us)) {
 		bool write = strstr(line, " write=true");
-		double time;
 
-		if (strstr(line, " EVENTS]"))
-			ksft_exit_fail_msg("events were lost: %s", line);
-		if (!at)
-			continue;
-		while (at > line && at[-1] != ' ')
-			at--;
-		time = strtod(at, NULL) * 1e6;
 		if (strstr(line, " mmap_lock_acquire_returned: ") &&
 		    strstr(line, " success=true")) {
 			locks[write]++;
-			taken[write] = time;
+			taken[write] = us;
 		} else if (strstr(line, " mmap_lock_released: ") && taken[write] >= 0) {
-			if (time - taken[write] > longest[write])
-				longest[write] = time - taken[write];
+			if (us - taken[write] > longest[write])
+				longest[write] = us - taken[write];
 			taken[write] = -1;
-		} else if (held && atof(held + strlen(" stable_us=")) > vma_held) {
-			vma_held = atof(held + strlen(" stable_us="));
+		} else if (field(line, "stable_us") > vma_held) {
+			vma_held = field(line, "stable_us");
 		}
 	}
-	fclose(trace);
+	fclose(file);
 	print_per_window("mmap_lock_read", engine, locks[0]);
 	print_per_window("mmap_lock_write", engine, locks[1]);
 	printf("locks mmap_lock_read_longest_us %s %.0f\n", engine, longest[0]);
@@ -629,33 +1026,19 @@ static void (* const counters[])(const char *engine) = {
 	count_interrupts, count_lru_locks, trace_mmap_lock,
 };
 
-static void set_up_tracing(void)
-{
-	if (mkdir(INSTANCE, 0700))
-		ksft_exit_fail_perror(INSTANCE);
-	set(INSTANCE "tracing_on", "0");
-	set(INSTANCE "buffer_size_kb", "8192");
-	set(INSTANCE "events/mmap_lock/enable", "1");
-	set(INSTANCE "events/huge_memory/mm_collapse_batch/enable", "1");
-	/* Hits are counted; to record them all would take a buffer. */
-	set(TRACING "tracing_on", "0");
-	for (size_t i = 0; i < ARRAY_SIZE(lru_locks); i++) {
-		char probe[128];
-		int fd = open(TRACING "kprobe_events", O_WRONLY | O_APPEND);
-		int len = snprintf(probe, sizeof(probe), "p:collapse_bench/lru_lock_%zu %s\n", i,
-				   lru_locks[i]);
-
-		if (fd < 0 || write(fd, probe, len) != len)
-			ksft_exit_fail_perror(lru_locks[i]);
-		close(fd);
-	}
-}
-
 static void measure_locks(void)
 {
 	steps = rounds * ARRAY_SIZE(counters) * ARRAY_SIZE(engines);
 	run_on(1);
 	set_up_tracing();
+	set(INSTANCE "events/mmap_lock/enable", "1");
+	for (size_t i = 0; i < ARRAY_SIZE(lru_locks); i++) {
+		char probe[128];
+
+		snprintf(probe, sizeof(probe), "p:collapse_bench/lru_lock_%zu %s\n", i,
+			 lru_locks[i]);
+		add_probe(probe);
+	}
 	for (unsigned int round = 0; round < rounds; round++)
 		for (size_t i = 0; i < ARRAY_SIZE(counters); i++)
 			for (size_t j = 0; j < ARRAY_SIZE(engines); j++) {
@@ -667,8 +1050,44 @@ static void measure_locks(void)
 				unmap_windows(NR_WINDOWS);
 				step_done();
 			}
-	rmdir(INSTANCE);
-	set(TRACING "tracing_on", "1");
+	end_tracing();
+}
+
+/* --- switch: how many windows share a flush at the switch --------------------------- */
+
+static void measure_one_switch(const char *windows)
+{
+	map_windows(NR_WINDOWS);
+	write_pages(NR_WINDOWS, 1);
+	/* Not by "traced", which has CPUs interrupted itself. */
+	set(INSTANCE "tracing_on", "1");
+	count_interrupts(windows);
+	set(INSTANCE "tracing_on", "0");
+	print_untouchable("switch untouchable_us", windows, NR_WINDOWS);
+	expect_huge(NR_WINDOWS, true);
+	unmap_windows(NR_WINDOWS);
+	print_latencies("switch read_us", windows, due_latencies,
+			run_probe(find_probe("read"), "rust"));
+}
+
+static void measure_switch(void)
+{
+	unsigned long usual = read_num(PER_SWITCH);
+	char windows[16];
+
+	steps = rounds * ARRAY_SIZE(per_switch);
+	run_on(1);
+	set_up_tracing();
+	set(ENGINE, "rust");
+	for (unsigned int round = 0; round < rounds; round++)
+		for (size_t i = 0; i < ARRAY_SIZE(per_switch); i++) {
+			write_num(PER_SWITCH, per_switch[i]);
+			snprintf(windows, sizeof(windows), "%u", per_switch[i]);
+			measure_one_switch(windows);
+			step_done();
+		}
+	write_num(PER_SWITCH, usual);
+	end_tracing();
 }
 
 /* --- memory: when there is no huge page to be had ---------------------------------- */
@@ -747,10 +1166,22 @@ static const struct {
 	void (*measure)(void);
 } parts[] = {
 	{ "work", measure_work },
+	{ "untouchable", measure_untouchable },
 	{ "threads", measure_threads },
+	{ "switch", measure_switch },
 	{ "locks", measure_locks },
 	{ "memory", measure_memory },
 };
+
+static void *map_shared(size_t size)
+{
+	void *shared = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	if (shared == MAP_FAILED)
+		ksft_exit_fail_perror("mmap");
+	return shared;
+}
 
 int main(int argc, char **argv)
 {
@@ -758,7 +1189,7 @@ int main(int argc, char **argv)
 
 	rounds = argc > 2 ? strtoul(argv[2], &end, 10) : 3;
 	if (argc < 2 || argc > 3 || *end || !rounds)
-		ksft_exit_fail_msg("usage: %s work | threads | locks | memory [ROUNDS]\n", argv[0]);
+		ksft_exit_fail_msg("usage: %s PART [ROUNDS]\n", argv[0]);
 	if (read_pmd_pagesize() != WINDOW)
 		ksft_exit_fail_msg("huge pages are not of 2 MiB here\n");
 	if (access(ENGINE, W_OK))
@@ -772,6 +1203,9 @@ int main(int argc, char **argv)
 	if (area == MAP_FAILED)
 		ksft_exit_fail_perror("mmap");
 	mem = (char *)(((uintptr_t)area + WINDOW) & ~(WINDOW - 1));
+	collapser = map_shared(sizeof(*collapser));
+	due_latencies = map_shared(MAX_OPERATIONS * sizeof(*due_latencies));
+	own_latencies = map_shared(MAX_OPERATIONS * sizeof(*own_latencies));
 	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
 		if (strcmp(argv[1], parts[i].name))
 			continue;
@@ -780,5 +1214,6 @@ int main(int argc, char **argv)
 		set(ENGINE, "rust");
 		return 0;
 	}
-	ksft_exit_fail_msg("%s: there is no such part: work, threads, locks or memory\n", argv[1]);
+	ksft_exit_fail_msg("%s: there is no such part, see the head of its source\n",
+			   argv[1]);
 }
