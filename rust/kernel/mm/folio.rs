@@ -188,8 +188,7 @@ impl Folio {
         self.check_refs_apart(refs, pins)
     }
 
-    #[cold]
-    #[inline(never)]
+    #[inline(always)]
     fn check_refs_apart(&self, refs: c_int, pins: c_int) -> Result<(), Unexpected> {
         // SAFETY: By the type invariants this is a folio.
         let expected = unsafe { bindings::folio_expected_ref_count(self.as_ptr()) };
