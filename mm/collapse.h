@@ -121,8 +121,19 @@ void free_contig_frozen_pages(unsigned long pfn, unsigned long nr_pages);
 #ifdef CONFIG_THP_COLLAPSE_RUST_DEBUG
 DECLARE_STATIC_KEY_FALSE(collapse_engine_c);
 void collapse_debug_hold(enum collapse_pass pass);
+
+/* Faults that a test wants. Nothing is counted before it has asked for one. */
+struct collapse_faults {
+	struct static_key_false armed;
+	/* The copy of a page that fails, counted from now on; none if 0. */
+	atomic_t bad_copy;
+	/* The count of a folio's references that finds too many, likewise. */
+	atomic_t bad_count;
+};
+extern struct collapse_faults collapse_faults;
 bool collapse_debug_fail_copy(void);
 bool collapse_debug_fail_count(void);
+
 bool collapse_debug_isolates_all(void);
 unsigned int collapse_debug_per_switch(void);
 void collapse_debug_count_work(unsigned int recopied, unsigned int rounds,

@@ -34,10 +34,9 @@ static atomic_t nr_held[ARRAY_SIZE(pass_names)];
 static DECLARE_WAIT_QUEUE_HEAD(hold_wait);
 static DEFINE_MUTEX(debug_mutex);
 
-/* The copy of a page that fails, counted from now on; none if 0. */
-static atomic_t bad_copy;
-/* The count of a folio's references that finds too many, likewise. */
-static atomic_t bad_count;
+struct collapse_faults collapse_faults = {
+	.armed = STATIC_KEY_FALSE_INIT,
+};
 /* Whether sources are replaced by migration entries, instead of protected. */
 static bool isolates_all;
 /* Windows that are switched at a time; the engine's own choice if 0. */
@@ -60,12 +59,12 @@ void collapse_debug_hold(enum collapse_pass pass)
 /* Whether a copy shall be taken for one that met bad memory. */
 bool collapse_debug_fail_copy(void)
 {
-	return atomic_dec_if_positive(&bad_copy) == 0;
+	return atomic_dec_if_positive(&collapse_faults.bad_copy) == 0;
 }
 
 bool collapse_debug_fail_count(void)
 {
-	return atomic_dec_if_positive(&bad_count) == 0;
+	return atomic_dec_if_positive(&collapse_faults.bad_count) == 0;
 }
 
 bool collapse_debug_isolates_all(void)
@@ -179,6 +178,25 @@ static ssize_t way_write(struct file *file, const char __user *buf,
 
 DEFINE_SHOW_STORE_ATTRIBUTE(way);
 
+static int fault_get(void *nth, u64 *value)
+{
+	*value = atomic_read(nth);
+	return 0;
+}
+
+static int fault_set(void *nth, u64 value)
+{
+	if (value > INT_MAX)
+		return -EINVAL;
+
+	atomic_set(nth, value);
+	guard(mutex)(&debug_mutex);
+	static_branch_enable(&collapse_faults.armed);
+	return 0;
+}
+
+DEFINE_DEBUGFS_ATTRIBUTE(fault_fops, fault_get, fault_set, "%llu\n");
+
 static int __init collapse_debug_init(void)
 {
 	struct dentry *dir = debugfs_create_dir("thp_collapse", NULL);
@@ -186,8 +204,10 @@ static int __init collapse_debug_init(void)
 	debugfs_create_file("engine", 0600, dir, NULL, &engine_fops);
 	debugfs_create_file("hold", 0600, dir, NULL, &hold_fops);
 	debugfs_create_file("way", 0600, dir, NULL, &way_fops);
-	debugfs_create_atomic_t("bad_copy", 0600, dir, &bad_copy);
-	debugfs_create_atomic_t("bad_count", 0600, dir, &bad_count);
+	debugfs_create_file_unsafe("bad_copy", 0600, dir,
+				   &collapse_faults.bad_copy, &fault_fops);
+	debugfs_create_file_unsafe("bad_count", 0600, dir,
+				   &collapse_faults.bad_count, &fault_fops);
 	debugfs_create_u32("per_switch", 0600, dir, &per_switch);
 	debugfs_create_atomic_t("recopied", 0400, dir, &nr_recopied);
 	debugfs_create_atomic_t("rounds", 0400, dir, &nr_rounds);

@@ -25,6 +25,8 @@ use core::{
     ptr,
     slice, //
 };
+#[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
+use kernel::jump_label::static_branch_unlikely;
 use kernel::{
     alloc::Flags,
     bindings,
@@ -201,25 +203,33 @@ pub(crate) fn hold_after(pass: Pass) {
     let _ = pass;
 }
 
-/// Whether a test wants the copy that was just made to have met bad memory.
+/// Returns whether a test has ever asked for a fault.
+#[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
+#[inline(always)]
+fn faults_armed() -> bool {
+    // SAFETY: C code defines the key.
+    unsafe { static_branch_unlikely!(bindings::collapse_faults, bindings::collapse_faults, armed) }
+}
+
+/// Returns whether a test wants the copy that was just made to have met bad memory.
 #[inline(always)]
 pub(crate) fn fail_copy() -> bool {
     #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
     {
         // SAFETY: It looks at a counter of its own.
-        unsafe { bindings::collapse_debug_fail_copy() }
+        faults_armed() && unsafe { bindings::collapse_debug_fail_copy() }
     }
     #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
     false
 }
 
-/// Whether a test wants the references that were just counted to be too many.
+/// Returns whether a test wants the references that were just counted to be too many.
 #[inline(always)]
 pub(crate) fn fail_count() -> bool {
     #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
     {
         // SAFETY: It looks at a counter of its own.
-        unsafe { bindings::collapse_debug_fail_count() }
+        faults_armed() && unsafe { bindings::collapse_debug_fail_count() }
     }
     #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
     false

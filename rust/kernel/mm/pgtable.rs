@@ -949,7 +949,7 @@ impl<'v> LockedHidden<'_, 'v> {
         for entry in table.slots() {
             let pte = entry.read();
 
-            if pte.is_zero_page() {
+            if pte.is_special() && pte.is_zero_page() {
                 // SAFETY: The mm is valid; KSM may have made the entry, and counts those it made.
                 unsafe { bindings::ksm_might_unmap_zero_page(slot.mm(), pte.0) };
             }
