@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 #include "collapse_util.h"
 #include "hugepage_settings.h"
@@ -24,6 +25,9 @@
 #define RECLAIM_MODE	"/proc/sys/vm/zone_reclaim_mode"
 /* As the kernel has it on x86. */
 #define RECLAIM_DISTANCE 30
+
+#define BALANCING	"/proc/sys/kernel/numa_balancing"
+#define BALANCING_SCAN	"/sys/kernel/debug/sched/numa_balancing/"
 
 /* A batch of windows ends there. */
 #define PMD_TABLE	(512 * WINDOW)
@@ -224,6 +228,65 @@ TEST_F(collapse_numa, left_over_huge_pages)
 	EXPECT_EQ(huge_pages_for_both(_metadata, self, 1, 1, false), 1);
 	EXPECT_EQ(huge_pages_for_both(_metadata, self, 2, 1, false), 2);
 	end_faults();
+}
+
+static void *collapse_window(void *mem)
+{
+	return (void *)(intptr_t)collapse(mem, WINDOW);
+}
+
+static unsigned long vmstat_of(const char *name)
+{
+	char text[16384], *line;
+
+	if (read_file("/proc/vmstat", text, sizeof(text)) <= 0)
+		return 0;
+	line = strstr(text, name);
+	return line ? strtoul(line + strlen(name), NULL, 10) : 0;
+}
+
+/*
+ * A page is written while its window is copied, and then NUMA balancing would have it
+ * fault. It cannot be moved, since it is locked; and a page that cannot be moved is mapped
+ * again without write permission. So it would look as if nobody had written it.
+ */
+TEST_F_TIMEOUT(collapse_numa, balanced_while_it_is_copied, 120)
+{
+	unsigned long before, updates;
+	pthread_t collapser;
+	void *result;
+	char *page;
+
+	if (!self->has_engines || access(BALANCING, W_OK))
+		SKIP(return, "no " BALANCING ", or nothing holds a collapse");
+	remap(_metadata, self, 1);
+	write_on(_metadata, 1, self->mem, 2 * PAGES);
+	ASSERT_EQ(node_of(self->mem), 1);
+	page = self->mem + 9 * psize();
+
+	write_num(BALANCING_SCAN "scan_delay_ms", 1);
+	write_num(BALANCING_SCAN "scan_period_min_ms", 10);
+	write_num(BALANCING_SCAN "scan_period_max_ms", 10);
+	hold_after("copy");
+	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_window, self->mem), 0);
+	EXPECT_TRUE(wait_nr_held(1));
+	memset(page, 77, psize());
+	updates = vmstat_of("numa_pte_updates ");
+	write_num(BALANCING, 1);
+	/* It is tasks that run which scan their memory. Twice, to come by all of it. */
+	for (before = time(NULL); time(NULL) < (time_t)before + 12;)
+		for (size_t i = 0; i < PAGES; i++)
+			FORCE_READ(self->mem[self->half + i * psize()]);
+	EXPECT_GT(vmstat_of("numa_pte_updates "), updates);
+	write_num(BALANCING, 0);
+	for (size_t i = 0; i < PAGES; i++)
+		FORCE_READ(self->mem[i * psize()]);
+	hold_after("none");
+	ASSERT_EQ(pthread_join(collapser, &result), 0);
+	EXPECT_EQ(result, NULL);
+	EXPECT_TRUE(is_huge(self->mem));
+	for (size_t i = 0; i < psize(); i++)
+		ASSERT_EQ(page[i], 77);
 }
 
 TEST_HARNESS_MAIN
