@@ -251,7 +251,6 @@ fn lock_source<const PINS: c_int>(
             if recurs {
                 folios.push_recurring(ptr).ok_or(Refusal::Foreign)?;
             } else {
-                folio.check_refs(0)?;
                 folios.push_small(ptr).ok_or(Refusal::Foreign)?;
             }
             for _ in 0..PINS {
@@ -268,19 +267,19 @@ fn lock_source<const PINS: c_int>(
 /// Checks that nothing but mappings, the swap cache and `PINS` pins of each holds the folios.
 #[inline(always)]
 pub(crate) fn check_refs<const PINS: c_int>(folios: &MappedFolios) -> Result<(), Refusal> {
-    for folio in folios.small() {
-        // SAFETY: Our mapping holds a reference, or our pin does.
-        unsafe { Folio::from_raw(folio) }.check_refs(PINS)?;
+    let then = || {
         if fail_count() {
             return Err(Refusal::Referenced);
         }
-    }
+        Ok(())
+    };
+
+    // SAFETY: Our mapping holds a reference, or our pin does.
+    unsafe { folios.check_refs_of_small(PINS, then) }?;
     for folio in folios.recurring() {
         // SAFETY: As above.
         unsafe { Folio::from_raw(folio) }.check_refs_racing(PINS)?;
-        if fail_count() {
-            return Err(Refusal::Referenced);
-        }
+        then()?;
     }
     Ok(())
 }
@@ -359,10 +358,8 @@ pub(crate) trait Sources<'v>: Sized {
 
     /// Whether somebody waits for a page of them.
     fn are_waited_for(&self) -> bool {
-        self.snapshot().folios.iter().any(|folio| {
-            // SAFETY: The sources are referenced.
-            unsafe { Folio::from_raw(folio) }.has_waiters()
-        })
+        // SAFETY: The sources are referenced.
+        unsafe { self.snapshot().folios.have_waiters() }
     }
 
     /// Whether a recurring folio is among them.

@@ -31,9 +31,11 @@ __rust_helper struct page *rust_helper_folio_page(struct folio *folio,
 	return folio_page(folio, n);
 }
 
-__rust_helper bool rust_helper_PageAnonExclusive(const struct page *page)
+/* PageAnonExclusive() for a page that is none of hugetlb. */
+__rust_helper bool rust_helper_page_anon_exclusive(const struct page *page)
 {
-	return PageAnonExclusive(page);
+	VM_WARN_ON_ONCE_PAGE(PageHuge(page), page);
+	return test_bit(PG_anon_exclusive, &page->flags.f);
 }
 
 __rust_helper bool rust_helper_PageHWPoison(const struct page *page)
@@ -203,13 +205,25 @@ __rust_helper int rust_helper_copy_mc_user_highpage(struct page *to,
 						    unsigned long addr,
 						    struct vm_area_struct *vma)
 {
-#ifdef CONFIG_ARCH_HAS_COPY_MC
-	if (!copy_mc_can_recover()) {
-		copy_user_highpage(to, from, addr, vma);
-		return 0;
-	}
-#endif
 	return copy_mc_user_highpage(to, from, addr, vma);
+}
+
+__rust_helper void rust_helper_copy_user_highpage(struct page *to,
+						  struct page *from,
+						  unsigned long addr,
+						  struct vm_area_struct *vma)
+{
+	copy_user_highpage(to, from, addr, vma);
+}
+
+/* Whether copy_mc_user_highpage() is more than a slower copy_user_highpage(). */
+__rust_helper bool rust_helper_copy_mc_is_careful(void)
+{
+#ifdef CONFIG_ARCH_HAS_COPY_MC
+	return copy_mc_can_recover();
+#else
+	return false;
+#endif
 }
 
 __rust_helper void rust_helper_clear_user_highpage(struct page *page,

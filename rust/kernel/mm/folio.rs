@@ -188,6 +188,20 @@ impl Folio {
         self.check_refs_apart(refs, pins)
     }
 
+    /// The same for a folio that is known to be small.
+    #[inline(always)]
+    fn check_refs_of_small(&self, pins: c_int) -> Result<(), Unexpected> {
+        // CAST: A small number.
+        let ours = pins.wrapping_mul(bindings::GUP_PIN_COUNTING_BIAS as c_int);
+        // SAFETY: By the type invariants this is a folio.
+        let refs = unsafe { bindings::folio_ref_count(self.as_ptr()) };
+
+        if refs == ours.wrapping_add(1) {
+            return Ok(());
+        }
+        self.check_refs_apart(refs.wrapping_sub(ours), pins)
+    }
+
     #[inline(always)]
     fn check_refs_apart(&self, refs: c_int, pins: c_int) -> Result<(), Unexpected> {
         // SAFETY: By the type invariants this is a folio.
@@ -408,12 +422,12 @@ impl<'a> PageRef<'a> {
         unsafe { Folio::from_raw(NonNull::new_unchecked(bindings::page_folio(self.as_ptr()))) }
     }
 
-    /// Whether the page is anonymous, one process alone maps it, and may write it in place. Stable
-    /// while the page table that maps it is locked.
+    /// Whether one process alone maps the page, and may write it in place. Stable while the page
+    /// table that maps it is locked. Means nothing for a page that is not anonymous.
     #[inline(always)]
     pub fn is_anon_exclusive(self) -> bool {
-        // SAFETY: The page is valid, and that of an anonymous folio.
-        self.folio().is_anon() && unsafe { bindings::PageAnonExclusive(self.as_ptr()) }
+        // SAFETY: The page is valid.
+        unsafe { bindings::page_anon_exclusive(self.as_ptr()) }
     }
 
     /// Whether the page is known to be bad.
@@ -506,7 +520,9 @@ impl MappedFolios {
     /// The small folios that one PTE maps, the earliest one first.
     #[inline(always)]
     pub fn small(&self) -> impl Iterator<Item = FolioPtr> + '_ {
-        self.folios.iter().take(self.small).flatten().copied()
+        let small = self.folios.get(..self.small).unwrap_or_default();
+
+        small.iter().flatten().copied()
     }
 
     /// Forgets those small folios that `keep` does not name. It is asked for each, the earliest one
@@ -550,6 +566,47 @@ impl MappedFolios {
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = FolioPtr> + '_ {
         Iterator::chain(self.small(), self.recurring())
+    }
+
+    /// Checks the references of each small folio, see [`Folio::check_refs`], and calls `then` for
+    /// each that passes.
+    ///
+    /// # Errors
+    ///
+    /// The first that is found, or that `then` returns.
+    ///
+    /// # Safety
+    ///
+    /// Those folios are referenced.
+    #[inline(always)]
+    pub unsafe fn check_refs_of_small<E: From<Unexpected>>(
+        &self,
+        pins: c_int,
+        mut then: impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
+        for folio in self.small() {
+            // SAFETY: The caller vouches for it.
+            unsafe { Folio::from_raw(folio) }.check_refs_of_small(pins)?;
+            then()?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether somebody sleeps until one of the folios is unlocked, see
+    /// [`Folio::has_waiters`].
+    ///
+    /// # Safety
+    ///
+    /// The folios are referenced.
+    #[inline(always)]
+    pub unsafe fn have_waiters(&self) -> bool {
+        // Hardly ever is there one, so it does not pay to stop at the first.
+        let either = |any, folio| {
+            // SAFETY: The caller vouches for it.
+            any | unsafe { Folio::from_raw(folio) }.has_waiters()
+        };
+
+        self.small().fold(false, either) || self.recurring().fold(false, either)
     }
 
     /// Counts pins of all folios, one of each, in /proc/vmstat: as acquired or as released.
@@ -1033,36 +1090,64 @@ pub struct Written(());
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MachineCheck;
 
-impl BlankPage<'_> {
-    /// Copies a page that `vma` maps at `addr`.
+/// How pages are copied on this machine.
+#[derive(Clone, Copy)]
+pub struct Copier {
+    /// Whether a page whose memory is bad can be survived. That copies more slowly.
+    careful: bool,
+}
+
+impl Copier {
+    /// Asks the machine, which is to be done once for many pages.
+    #[inline]
+    pub fn new() -> Self {
+        Self {
+            // SAFETY: The function looks at what was found out at boot.
+            careful: unsafe { bindings::copy_mc_is_careful() },
+        }
+    }
+
+    /// Copies the page `from`, which `vma` maps at `addr`.
     ///
-    /// If `src` is written meanwhile, the copy is a mixture of old and new.
+    /// If it is written meanwhile, the copy is a mixture of old and new.
     ///
     /// # Errors
     ///
-    /// When the memory of `src` is bad. The contents of this page are undefined then.
+    /// When the memory of `from` is bad. The contents of `to` are undefined then.
     ///
     /// # Context
     ///
     /// Does not sleep. Folios and page tables may be locked.
     #[inline(always)]
-    pub fn copy_from(
+    pub fn copy(
         self,
-        src: PageRef<'_>,
+        to: BlankPage<'_>,
+        from: PageRef<'_>,
         addr: usize,
         vma: &VmaRef,
     ) -> Result<Written, MachineCheck> {
         // SAFETY: Both pages and the VMA are valid, the destination is ours. C code copies pages
         // that user space may write, too.
-        let remaining =
-            unsafe { bindings::copy_mc_user_highpage(self.page, src.as_ptr(), addr, vma.as_ptr()) };
+        unsafe {
+            let (to, from, vma) = (to.page, from.as_ptr(), vma.as_ptr());
 
-        if remaining > 0 {
-            return Err(MachineCheck);
+            if !self.careful {
+                bindings::copy_user_highpage(to, from, addr, vma);
+            } else if bindings::copy_mc_user_highpage(to, from, addr, vma) > 0 {
+                return Err(MachineCheck);
+            }
         }
         Ok(Written(()))
     }
+}
 
+impl Default for Copier {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl BlankPage<'_> {
     /// Clears the page, which is to be mapped at `addr`.
     #[inline(always)]
     pub fn clear(self, addr: usize) -> Written {
