@@ -53,6 +53,7 @@ enum collapse_pass {
 	COLLAPSE_PASS_SCAN,
 	COLLAPSE_PASS_PROVIDE,
 	COLLAPSE_PASS_FAULT_IN,
+	COLLAPSE_PASS_REMAP,
 	COLLAPSE_PASS_PROTECT,
 	COLLAPSE_PASS_ISOLATE,
 	COLLAPSE_PASS_COPY,
@@ -137,7 +138,7 @@ bool collapse_debug_fail_count(void);
 bool collapse_debug_isolates_all(void);
 unsigned int collapse_debug_per_switch(void);
 void collapse_debug_count_work(unsigned int recopied, unsigned int rounds,
-			       unsigned int old_way);
+			       unsigned int old_way, unsigned int remapped);
 /* What the compiler has blocks of code call, as for KCOV. */
 void __sanitizer_cov_trace_pc(void);
 #endif

@@ -7,6 +7,8 @@
 //!
 //! [`Prepared`] → [`Held`] → [`Copied`] → [`Switched`]
 //!
+//! But windows that map a whole huge page go none of these: see [`crate::remap`].
+//!
 //! A window that is refused, or put off, gives back what it has and leaves with a [`Verdict`]; the
 //! others go on. All memory that the passes need is allocated before the first of them begins.
 
@@ -22,7 +24,8 @@ use crate::{
     policy::Limits,
     prealloc::{
         Pool,
-        Prepared, //
+        Prepared,
+        Provided, //
     },
     protect::{
         Judged,
@@ -32,6 +35,11 @@ use crate::{
         Unflushed, //
     },
     release::Switched,
+    remap::{
+        remap,
+        NotRemapped,
+        Whole, //
+    },
     sources::{
         Held,
         NotTaken,
@@ -82,8 +90,8 @@ pub(crate) struct Done {
     pub(crate) contended: bool,
 }
 
-/// Takes windows of one PMD table through all passes. The first of them lies in `vma`, and all of
-/// them are to go the same way.
+/// Takes windows of one PMD table through all passes. The first of them lies in `vma`. Either all
+/// or none of those that are to be copied are to be isolated.
 ///
 /// # Errors
 ///
@@ -92,15 +100,15 @@ pub(crate) fn run<'mm>(
     pool: &mut Pool<'mm>,
     vma: &StableVma<'mm>,
     limits: Limits,
-    windows: KVec<Prepared<'mm>>,
+    windows: Provided<'mm>,
     held: trace::Held,
 ) -> Result<Done, AllocError> {
     let nr = windows.len();
-    let start = windows.iter().map(|window| window.window.addr).min();
-    let last = windows.iter().map(|window| window.window.addr).max();
-    let way = windows
-        .first()
-        .map_or(Way::Protect, |window| window.window.way);
+    let first = windows.first().map_or(0, |window| window.addr);
+    let Provided { pages, wholes } = windows;
+    let start = pages.iter().map(|window| window.window.addr).min();
+    let last = pages.iter().map(|window| window.window.addr).max();
+    let isolate = pages.iter().any(|window| window.window.way == Way::Isolate);
     let mut batch = Batch {
         pool,
         vma,
@@ -112,11 +120,14 @@ pub(crate) fn run<'mm>(
         held,
     };
 
-    // What was faulted in, or mapped lately by this CPU, is referenced by its LRU caches.
-    folio::lru_add_drain();
-    match Pinnable::of(vma).filter(|_| way == Way::Protect && !entry::isolates_all()) {
-        Some(pinnable) => batch.collapse_mapped(&pinnable, windows)?,
-        None => batch.collapse_isolated(windows)?,
+    batch.remap(wholes);
+    if let Some(pages) = some_of(pages) {
+        // What was faulted in, or mapped lately by this CPU, is referenced by its LRU caches.
+        folio::lru_add_drain();
+        match Pinnable::of(vma).filter(|_| !isolate && !entry::isolates_all()) {
+            Some(pinnable) => batch.collapse_mapped(&pinnable, pages)?,
+            None => batch.collapse_isolated(pages)?,
+        }
     }
 
     let Batch {
@@ -129,7 +140,7 @@ pub(crate) fn run<'mm>(
 
     trace::batch(
         vma.mm(),
-        start.unwrap_or(0),
+        first,
         windows.iter().map(|(_, verdict)| *verdict),
         &held,
     );
@@ -228,27 +239,66 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
     /// Where the PMD entry of a window lies, if that is a window to collapse. Otherwise the window
     /// leaves.
     fn find_table(&mut self, window: Prepared<'mm>) -> Option<(PmdSlot<'v>, Prepared<'mm>)> {
-        let verdict = if self.contended {
+        match self.pmd_slot(window.window) {
+            Ok(slot) => Some((slot, window)),
+            Err(verdict) => {
+                self.leave(window, verdict);
+                None
+            }
+        }
+    }
+
+    fn pmd_slot(&self, window: Window) -> Result<PmdSlot<'v>, Verdict> {
+        if self.contended {
             // Once something waits for our lock, no more windows are begun.
-            Verdict::Deferred
-        } else if !self.vma.has_window(window.window.addr) {
+            return Err(Verdict::Deferred);
+        }
+        if !self.vma.has_window(window.addr) {
             // The VMA was split since the window was found in it. That of the first window was
             // found anew, so each batch makes progress.
-            Verdict::Deferred
-        } else {
-            let slot = self.vma.pmd(window.window.addr);
+            return Err(Verdict::Deferred);
+        }
+        let slot = self.vma.pmd(window.addr);
 
-            match slot.map(|slot| (slot.read().kind(), slot)) {
-                Some((PmdKind::Table, slot)) => return Some((slot, window)),
-                // Somebody else was faster.
-                Some((PmdKind::Huge, _)) => Verdict::Huge,
-                Some((PmdKind::Changing, _)) => Verdict::Refused(Refusal::Locked),
-                Some((PmdKind::None, _)) | None => Verdict::Refused(Refusal::Empty),
-            }
-        };
+        match slot.map(|slot| (slot.read().kind(), slot)) {
+            Some((PmdKind::Table, slot)) => Ok(slot),
+            // Somebody else was faster.
+            Some((PmdKind::Huge, _)) => Err(Verdict::Huge),
+            Some((PmdKind::Changing, _)) => Err(Verdict::Refused(Refusal::Locked)),
+            Some((PmdKind::None, _)) | None => Err(Verdict::Refused(Refusal::Empty)),
+        }
+    }
 
-        self.leave(window, verdict);
-        None
+    /// Maps the huge pages of windows by PMD entries again, one after the other: none of them needs
+    /// more than a moment.
+    fn remap(&mut self, windows: Room<Whole<'mm>>) {
+        for (nr, whole) in windows.into_inner().into_iter().enumerate() {
+            let Whole {
+                mut window,
+                deposit,
+            } = whole;
+
+            self.contended = self.contended || (nr > 0 && self.vma.is_contended());
+            let result = self.pmd_slot(window).and_then(|slot| {
+                let end = window.addr.saturating_add(PMD_SIZE);
+                let invalidate = InvalidateRange::clear(self.vma, window.addr, end);
+                pin_init::stack_pin_init!(let _range = invalidate);
+
+                remap(slot, deposit, &mut self.held).map_err(|cause| match cause {
+                    NotRemapped::Refused(refusal) => Verdict::Refused(refusal),
+                    NotRemapped::Changed => {
+                        window.way = Way::Protect;
+                        Verdict::Deferred
+                    }
+                })
+            });
+
+            self.held.remapped += usize::from(result.is_ok());
+            self.done
+                .put((window, result.err().unwrap_or(Verdict::Huge)));
+            hold_after(Pass::Remap);
+            cond_resched();
+        }
     }
 
     /// A window whose sources could not be had leaves. `earlier` says whether an earlier window of
@@ -455,7 +505,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
     /// come in between for the second time: that is a reference for a moment, or a write to a page
     /// that is not exclusive, which replaces the page as long as we pin it.
     fn not_switched(&mut self, mut window: Prepared<'mm>, cause: NotSwitched) {
-        let again = window.window.retries > 0 && window.window.way == Way::Protect;
+        let again = window.window.retries > 0 && window.window.way != Way::Isolate;
         let verdict = match cause {
             NotSwitched::Refused(Refusal::Raced | Refusal::Referenced) if !again => {
                 Verdict::Refused(Refusal::Raced)

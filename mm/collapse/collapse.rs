@@ -53,6 +53,7 @@ mod prealloc;
 mod protect;
 mod ranges;
 mod release;
+mod remap;
 mod request;
 mod scan;
 mod sources;

@@ -23,6 +23,7 @@ static const char * const pass_names[] = {
 	[COLLAPSE_PASS_SCAN]	= "scan",
 	[COLLAPSE_PASS_PROVIDE]	= "provide",
 	[COLLAPSE_PASS_FAULT_IN] = "fault_in",
+	[COLLAPSE_PASS_REMAP]	= "remap",
 	[COLLAPSE_PASS_PROTECT]	= "protect",
 	[COLLAPSE_PASS_ISOLATE]	= "isolate",
 	[COLLAPSE_PASS_COPY]	= "copy",
@@ -42,7 +43,7 @@ static bool isolates_all;
 /* Windows that are switched at a time; the engine's own choice if 0. */
 static u32 per_switch;
 /* What was done since boot, as the tracepoint of a batch tells it. */
-static atomic_t nr_recopied, nr_rounds, nr_old_way;
+static atomic_t nr_recopied, nr_rounds, nr_old_way, nr_remapped;
 
 /* Called by a collapse after each pass. It may hold locks that can sleep. */
 void collapse_debug_hold(enum collapse_pass pass)
@@ -78,11 +79,12 @@ unsigned int collapse_debug_per_switch(void)
 }
 
 void collapse_debug_count_work(unsigned int recopied, unsigned int rounds,
-			       unsigned int old_way)
+			       unsigned int old_way, unsigned int remapped)
 {
 	atomic_add(recopied, &nr_recopied);
 	atomic_add(rounds, &nr_rounds);
 	atomic_add(old_way, &nr_old_way);
+	atomic_add(remapped, &nr_remapped);
 }
 
 static int engine_show(struct seq_file *m, void *v)
@@ -212,6 +214,7 @@ static int __init collapse_debug_init(void)
 	debugfs_create_atomic_t("recopied", 0400, dir, &nr_recopied);
 	debugfs_create_atomic_t("rounds", 0400, dir, &nr_rounds);
 	debugfs_create_atomic_t("old_way", 0400, dir, &nr_old_way);
+	debugfs_create_atomic_t("remapped", 0400, dir, &nr_remapped);
 	return 0;
 }
 late_initcall(collapse_debug_init);

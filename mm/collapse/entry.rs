@@ -175,6 +175,7 @@ pub(crate) enum Pass {
     Scan,
     Provide,
     FaultIn,
+    Remap,
     Protect,
     Isolate,
     Copy,
@@ -190,6 +191,7 @@ pub(crate) fn hold_after(pass: Pass) {
             Pass::Scan => bindings::collapse_pass_COLLAPSE_PASS_SCAN,
             Pass::Provide => bindings::collapse_pass_COLLAPSE_PASS_PROVIDE,
             Pass::FaultIn => bindings::collapse_pass_COLLAPSE_PASS_FAULT_IN,
+            Pass::Remap => bindings::collapse_pass_COLLAPSE_PASS_REMAP,
             Pass::Protect => bindings::collapse_pass_COLLAPSE_PASS_PROTECT,
             Pass::Isolate => bindings::collapse_pass_COLLAPSE_PASS_ISOLATE,
             Pass::Copy => bindings::collapse_pass_COLLAPSE_PASS_COPY,
@@ -273,6 +275,7 @@ pub(crate) fn count_work(held: &crate::trace::Held) {
             held.recopied as c_uint,
             held.rounds as c_uint,
             held.old_way as c_uint,
+            held.remapped as c_uint,
         )
     };
     #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]

@@ -5,8 +5,12 @@
 
 use crate::{
     control::BATCH_MAX,
+    remap::Whole,
     sources::Snapshot,
-    window::Window, //
+    window::{
+        Room,
+        Window, //
+    },
 };
 use kernel::{
     alloc::{
@@ -36,6 +40,53 @@ pub(crate) struct Prealloc<'mm> {
 pub(crate) struct Prepared<'mm> {
     pub(crate) window: Window,
     pub(crate) prealloc: Prealloc<'mm>,
+}
+
+/// The windows of a batch, with all that they need.
+pub(crate) struct Provided<'mm> {
+    /// Those that are to be copied.
+    pub(crate) pages: Room<Prepared<'mm>>,
+    /// Those that map a whole huge page.
+    pub(crate) wholes: Room<Whole<'mm>>,
+}
+
+impl<'mm> Provided<'mm> {
+    /// Makes room for `nr` windows of each kind.
+    pub(crate) fn new(nr: usize) -> Result<Self, AllocError> {
+        Ok(Self {
+            pages: Room::new(nr)?,
+            wholes: Room::new(nr)?,
+        })
+    }
+
+    /// How many windows they are.
+    pub(crate) fn len(&self) -> usize {
+        self.pages.len().saturating_add(self.wholes.len())
+    }
+
+    /// The window with the lowest address.
+    pub(crate) fn first(&self) -> Option<Window> {
+        let pages = self.pages.iter().next().map(|prepared| prepared.window);
+        let wholes = self.wholes.iter().next().map(|whole| whole.window);
+
+        Iterator::chain(pages.into_iter(), wholes).min_by_key(|window| window.addr)
+    }
+
+    /// Takes the window with the lowest address away.
+    pub(crate) fn drop_first(&mut self, pool: &mut Pool<'mm>) {
+        let Some(first) = self.first() else { return };
+
+        if self
+            .wholes
+            .iter()
+            .next()
+            .is_some_and(|whole| whole.window.addr == first.addr)
+        {
+            drop(self.wholes.take_first());
+        } else if let Some(prepared) = self.pages.take_first() {
+            pool.keep(prepared.prealloc);
+        }
+    }
 }
 
 /// What was allocated and is not in use.

@@ -29,11 +29,15 @@ use crate::{
         Limits,
         Policy, //
     },
-    prealloc::Prepared,
+    prealloc::{
+        Prepared,
+        Provided, //
+    },
     ranges::{
         Ranges,
         Segment, //
     },
+    remap::Whole,
     scan::{
         scan,
         Candidate,
@@ -42,6 +46,7 @@ use crate::{
     trace,
     window::{
         Verdict,
+        Way,
         Window, //
     },
 };
@@ -55,6 +60,7 @@ use kernel::{
         folio,
         pgtable::{
             PmdKind,
+            PteTable,
             PMD_SIZE,
             PUD_SIZE, //
         },
@@ -276,7 +282,7 @@ impl<'mm> Request<'mm> {
 
         for (nr, window) in again.into_iter().enumerate() {
             let follows = first.is_some_and(|first| {
-                first.way == window.way
+                (first.way == Way::Isolate) == (window.way == Way::Isolate)
                     && window.addr == first.addr.saturating_add(nr * PMD_SIZE)
                     && nr < self.control.batch
             });
@@ -291,7 +297,7 @@ impl<'mm> Request<'mm> {
             };
             let limits = self.control.policy.limits_in(&vma);
 
-            match self.scan(&vma, window.addr, &limits) {
+            match self.scan(&vma, window, &limits) {
                 Ok(Found::Huge) => {}
                 Ok(Found::Candidate(candidate)) => {
                     self.control.enter(&vma);
@@ -342,16 +348,16 @@ impl<'mm> Request<'mm> {
 
     /// Scans a window. What this CPU has mapped lately is referenced by its LRU caches: they are
     /// drained before a window is refused for that.
-    fn scan(&mut self, vma: &VmaRef, addr: usize, limits: &Limits) -> Result<Found, Refusal> {
+    fn scan(&mut self, vma: &VmaRef, window: Window, limits: &Limits) -> Result<Found, Refusal> {
         let load = match &mut self.control.load {
             Some(load) => load,
             load => load.insert(KBox::zeroed(GFP_KERNEL).map_err(|_| Refusal::NoMemory)?),
         };
 
-        match scan(vma, addr, limits, load) {
+        match scan(vma, window, limits, load) {
             Err(Refusal::Referenced) => {
                 folio::lru_add_drain();
-                scan(vma, addr, limits, load)
+                scan(vma, window, limits, load)
             }
             result => result,
         }
@@ -374,7 +380,7 @@ impl<'mm> Request<'mm> {
         while addr < range.end {
             let window = Window::new(addr);
 
-            match self.scan(vma, addr, &limits) {
+            match self.scan(vma, window, &limits) {
                 Ok(Found::Candidate(candidate)) => {
                     scanned += 1;
                     self.control.enter(vma);
@@ -430,45 +436,39 @@ impl<'mm> Request<'mm> {
     fn provide(
         &mut self,
         candidates: KVec<(Candidate, Window)>,
-    ) -> Option<(KVec<Prepared<'mm>>, Absent)> {
-        let Ok(mut windows) = KVec::with_capacity(candidates.len(), GFP_KERNEL) else {
+    ) -> Option<(Provided<'mm>, Absent)> {
+        let Ok(mut windows) = Provided::new(candidates.len()) else {
             self.note(Refusal::NoMemory);
             return None;
         };
         let (mut enough, mut absent) = (true, Absent::Nothing);
 
         for (candidate, window) in candidates {
-            let needs = if candidate.swapped > 0 {
-                Absent::Swapped
-            } else if candidate.moving > 0 {
-                Absent::Moving
-            } else {
-                Absent::Nothing
-            };
-            let effort = if windows.is_empty() {
-                Effort::Full
-            } else {
-                Effort::Least
+            let first = windows.len() == 0;
+            let needs = match &candidate {
+                Candidate::Pages(pages) if pages.swapped > 0 => Absent::Swapped,
+                Candidate::Pages(pages) if pages.moving > 0 => Absent::Moving,
+                Candidate::Pages(_) | Candidate::Whole => Absent::Nothing,
             };
 
-            enough &= windows.is_empty() || (absent, needs) == (Absent::Nothing, Absent::Nothing);
+            enough &= first || (absent, needs) == (Absent::Nothing, Absent::Nothing);
             if !enough {
                 self.defer(window);
                 continue;
             }
-            match self
-                .control
-                .provide(candidate.nid, &candidate.nodes, effort)
-            {
-                Ok(prealloc) => {
-                    let prepared = Prepared { window, prealloc };
+            let effort = if first { Effort::Full } else { Effort::Least };
+            let provided = match candidate {
+                Candidate::Pages(needs) => self
+                    .control
+                    .provide(needs.nid, &needs.nodes, effort)
+                    .map(|prealloc| windows.pages.put(Prepared { window, prealloc })),
+                Candidate::Whole => PteTable::alloc(self.control.mm)
+                    .ok_or(Refusal::NoMemory)
+                    .map(|deposit| windows.wholes.put(Whole { window, deposit })),
+            };
 
-                    if let Err(err) = windows.push_within_capacity(prepared) {
-                        self.control.pool.keep(err.0.prealloc);
-                        self.defer(window);
-                    }
-                    absent = needs;
-                }
+            match provided {
+                Ok(()) => absent = needs,
                 Err(refusal) if effort == Effort::Full || refusal == Refusal::Killed => {
                     self.note(refusal);
                     return None;
@@ -494,10 +494,10 @@ impl<'mm> Request<'mm> {
     /// that lie in another VMA are deferred by their batch.
     fn settle(
         &mut self,
-        windows: &mut KVec<Prepared<'mm>>,
+        windows: &mut Provided<'mm>,
         absent: Absent,
     ) -> Option<(StableVma<'mm>, trace::Held)> {
-        while let Some(&Prepared { window, .. }) = windows.first() {
+        while let Some(window) = windows.first() {
             let Control { mm, policy, .. } = &self.control;
             let result = revalidate(mm, policy, window.addr).and_then(|vma| {
                 let held = trace::Held::begin();
@@ -519,9 +519,7 @@ impl<'mm> Request<'mm> {
                     if refusal.ends_request() {
                         return None;
                     }
-                    if let Ok(Prepared { prealloc, .. }) = windows.remove(0) {
-                        self.control.pool.keep(prealloc);
-                    }
+                    windows.drop_first(&mut self.control.pool);
                 }
             }
         }
@@ -529,7 +527,7 @@ impl<'mm> Request<'mm> {
     }
 
     /// Takes a batch through all passes.
-    fn run(&mut self, vma: StableVma<'mm>, windows: KVec<Prepared<'mm>>, held: trace::Held) {
+    fn run(&mut self, vma: StableVma<'mm>, windows: Provided<'mm>, held: trace::Held) {
         let limits = self.control.policy.limits_in(&vma);
         let nr = windows.len();
         let done = batch::run(&mut self.control.pool, &vma, limits, windows, held);

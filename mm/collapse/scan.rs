@@ -7,25 +7,33 @@ use crate::{
     outcome::Refusal,
     policy::Limits,
     sources::PteCounts,
-    trace, //
+    trace,
+    window::{
+        Way,
+        Window, //
+    },
 };
-use kernel::mm::{
-    folio::{
-        Folio,
-        NodeMask,
-        PageRef, //
+use kernel::{
+    mm::{
+        folio::{
+            Folio,
+            NodeMask,
+            PageRef, //
+        },
+        pgtable::{
+            Entry,
+            Leaf,
+            PmdKind,
+            Pte,
+            PteTableGuard, //
+        },
+        stat::{
+            self,
+            CollapseEvent, //
+        },
+        virt::VmaRef,
     },
-    pgtable::{
-        Entry,
-        Leaf,
-        PmdKind,
-        Pte, //
-    },
-    stat::{
-        self,
-        CollapseEvent, //
-    },
-    virt::VmaRef,
+    sync::aref::ARef,
 };
 
 /// What a scan finds in a window.
@@ -36,8 +44,16 @@ pub(crate) enum Found {
     Candidate(Candidate),
 }
 
-/// What a window needs that may be collapsed.
-pub(crate) struct Candidate {
+/// A window that may be collapsed.
+pub(crate) enum Candidate {
+    /// Its PTEs map a whole huge page, which a PMD entry can map again.
+    Whole,
+    /// It is to be copied.
+    Pages(Needs),
+}
+
+/// What a window needs that is to be copied.
+pub(crate) struct Needs {
     /// The node that most of its pages lie on.
     pub(crate) nid: usize,
     /// The nodes that as many lie on.
@@ -79,16 +95,16 @@ pub(crate) fn judge_leaf(pte: Pte, leaf: Leaf) -> Result<(), Refusal> {
     }
 }
 
-/// Scans the window at `addr`.
+/// Scans a window.
 pub(crate) fn scan(
     vma: &VmaRef,
-    addr: usize,
+    window: Window,
     limits: &Limits,
     load: &mut NodeLoad,
 ) -> Result<Found, Refusal> {
     let mut counts = PteCounts::default();
     let mut absent = Absent::default();
-    let found = scan_window(vma, addr, limits, load, &mut counts, &mut absent);
+    let found = scan_window(vma, window, limits, load, &mut counts, &mut absent);
 
     trace::scanned(vma.mm(), counts.empty(), absent.swapped, &found);
     found
@@ -107,13 +123,13 @@ struct Absent {
 /// window that will be refused need not have a huge page allocated.
 fn scan_window(
     vma: &VmaRef,
-    addr: usize,
+    window: Window,
     limits: &Limits,
     load: &mut NodeLoad,
     counts: &mut PteCounts,
     absent: &mut Absent,
 ) -> Result<Found, Refusal> {
-    let slot = vma.pmd(addr).ok_or(Refusal::Empty)?;
+    let slot = vma.pmd(window.addr).ok_or(Refusal::Empty)?;
 
     match slot.read().kind() {
         PmdKind::None => return Err(Refusal::Empty),
@@ -125,6 +141,9 @@ fn scan_window(
     load.clear();
     let mut table = slot.lock_table().ok_or(Refusal::Raced)?;
 
+    if window.way == Way::Remap && maps_whole(&mut table)? {
+        return Ok(Found::Candidate(Candidate::Whole));
+    }
     for slot in table.slots() {
         match slot.look() {
             Entry::None => counts.holes += 1,
@@ -164,10 +183,26 @@ fn scan_window(
     }
     let (nid, nodes) = load.target();
 
-    Ok(Found::Candidate(Candidate {
+    Ok(Found::Candidate(Candidate::Pages(Needs {
         nid,
         nodes,
         swapped: absent.swapped,
         moving: absent.moving,
-    }))
+    })))
+}
+
+/// Returns whether a table maps a whole huge page. References to it do not matter: it stays.
+#[inline(always)]
+fn maps_whole(table: &mut PteTableGuard<'_>) -> Result<bool, Refusal> {
+    let Some(folio) = table.first_pmd_folio().map(ARef::from) else {
+        return Ok(false);
+    };
+
+    if table.maps_whole(&folio).is_none() {
+        return Ok(false);
+    }
+    if folio.is_locked() {
+        return Err(Refusal::Locked);
+    }
+    Ok(true)
 }

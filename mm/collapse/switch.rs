@@ -194,7 +194,7 @@ pub(crate) fn switch<'v, 'mm: 'v, S: Sources<'v>>(
     let hidden = pmd.hide::<SWITCH_MAX>(core::array::from_fn(|_| {
         windows
             .next()
-            .map(|window| (window.sources.slot(), &window.folio))
+            .map(|window| (window.sources.slot(), window.folio.stand_in()))
     }));
     for hidden in hidden.into_iter().take(copied.len() - first).rev() {
         let Some(window) = copied.pop() else { break };

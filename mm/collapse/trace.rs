@@ -36,6 +36,8 @@ pub(crate) struct Held {
     pub(crate) rounds: usize,
     /// Windows that went the old way.
     pub(crate) old_way: usize,
+    /// Huge pages that were mapped by a PMD entry again.
+    pub(crate) remapped: usize,
 }
 
 impl Held {
@@ -52,6 +54,7 @@ impl Held {
             recopied: 0,
             rounds: 0,
             old_way: 0,
+            remapped: 0,
         }
     }
 
@@ -147,6 +150,7 @@ pub(crate) fn batch(
         recopied: held.recopied as u32,
         rounds: held.rounds as u32,
         old_way: held.old_way as u32,
+        remapped: held.remapped as u32,
     };
 
     for verdict in verdicts {

@@ -11,12 +11,15 @@ use kernel::{
     prelude::*,
 };
 
-/// How the sources of a window are kept from being changed unseen.
+/// How a window is collapsed. Where that is not possible, it goes the next way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Way {
-    /// They stay mapped, read-only: see [`crate::protect`].
+    /// If its PTEs map a whole huge page, that is mapped by a PMD entry: see [`crate::remap`]. Else
+    /// as below.
+    Remap,
+    /// The sources stay mapped, read-only, while they are copied: see [`crate::protect`].
     Protect,
-    /// They are replaced by migration entries: see [`crate::isolate`].
+    /// The sources are replaced by migration entries: see [`crate::isolate`].
     Isolate,
 }
 
@@ -35,7 +38,7 @@ impl Window {
         Self {
             addr,
             retries: 0,
-            way: Way::Protect,
+            way: Way::Remap,
         }
     }
 }
@@ -67,6 +70,16 @@ impl<T> Room<T> {
         let full = self.0.push_within_capacity(thing).is_err();
 
         kernel::warn_on!(full);
+    }
+
+    /// How many were put in.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Takes the first one out.
+    pub(crate) fn take_first(&mut self) -> Option<T> {
+        self.0.remove(0).ok()
     }
 
     /// Whether nothing was put in.

@@ -53,6 +53,22 @@ __rust_helper bool rust_helper_folio_test_locked(struct folio *folio)
 	return folio_test_locked(folio);
 }
 
+__rust_helper unsigned int rust_helper_folio_order(const struct folio *folio)
+{
+	return folio_order(folio);
+}
+
+__rust_helper unsigned long rust_helper_folio_pfn(const struct folio *folio)
+{
+	return folio_pfn(folio);
+}
+
+__rust_helper bool
+rust_helper_folio_test_partially_mapped(const struct folio *folio)
+{
+	return folio_test_partially_mapped(folio);
+}
+
 __rust_helper bool rust_helper_folio_test_large(const struct folio *folio)
 {
 	return folio_test_large(folio);
@@ -168,6 +184,21 @@ __rust_helper bool rust_helper_folio_free_swap(struct folio *folio)
 	return folio_free_swap(folio);
 }
 #endif
+
+__rust_helper void rust_helper_folio_get(struct folio *folio)
+{
+	folio_get(folio);
+}
+
+__rust_helper void rust_helper_folio_ref_sub(struct folio *folio, int nr)
+{
+	folio_ref_sub(folio, nr);
+}
+
+__rust_helper void rust_helper_ClearPageAnonExclusive(struct page *page)
+{
+	ClearPageAnonExclusive(page);
+}
 
 __rust_helper void rust_helper_folio_put(struct folio *folio)
 {

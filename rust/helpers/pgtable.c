@@ -7,7 +7,9 @@
 #include <linux/pgalloc.h>
 #include <linux/pgtable.h>
 #include <linux/sched/mm.h>
+#include <linux/rmap.h>
 #include <linux/spinlock.h>
+#include <../../mm/internal.h>
 
 #ifdef CONFIG_THP_COLLAPSE_RUST
 
@@ -341,6 +343,30 @@ __rust_helper pmd_t rust_helper_pmdp_establish_invalid(struct vm_area_struct *vm
 	pmd_t pmd = folio_mk_pmd(folio, vma->vm_page_prot);
 
 	return pmdp_establish(vma, addr, pmdp, pmd_mkinvalid(pmd));
+}
+
+/*
+ * A huge PMD for a folio whose pages were mapped by PTEs. The counterpart of
+ * __split_huge_pmd_locked(), but for the rmaps and references of the PTEs.
+ */
+__rust_helper void rust_helper_map_anon_folio_pmd_again(
+	struct folio *folio, pmd_t *pmdp, struct vm_area_struct *vma,
+	unsigned long addr, bool young, bool dirty, bool soft_dirty)
+{
+	pmd_t pmd = folio_mk_pmd(folio, vma->vm_page_prot);
+
+	/* To make it dirty makes it soft-dirty too, on some architectures. */
+	if (dirty)
+		pmd = pmd_mkdirty(pmd);
+	pmd = soft_dirty ? pmd_mksoft_dirty(pmd) : pmd_clear_soft_dirty(pmd);
+	if (!young)
+		pmd = pmd_mkold(pmd);
+	if ((vma->vm_flags & VM_WRITE) && !pmd_needs_soft_dirty_wp(vma, pmd))
+		pmd = pmd_mkwrite(pmd, vma);
+
+	folio_add_anon_rmap_pmd(folio, &folio->page, vma, addr, RMAP_EXCLUSIVE);
+	set_pmd_at(vma->vm_mm, addr, pmdp, pmd);
+	update_mmu_cache_pmd(vma, addr, pmdp);
 }
 
 /*

@@ -14,6 +14,7 @@ use crate::{
     alloc::Flags,
     bindings,
     prelude::*,
+    sync::aref::AlwaysRefCounted,
     types::Opaque, //
 };
 use core::{
@@ -21,7 +22,10 @@ use core::{
     marker::PhantomData,
     mem::ManuallyDrop,
     ops::Deref,
-    ptr::NonNull, //
+    ptr::{
+        self,
+        NonNull, //
+    },
 };
 
 /// Order of a folio that one PMD entry maps.
@@ -66,6 +70,18 @@ impl Folio {
     #[inline(always)]
     pub fn as_non_null(&self) -> FolioPtr {
         NonNull::from(self).cast()
+    }
+
+    /// Returns the folio as one of PMD order, if it is one.
+    #[inline]
+    pub fn as_pmd_folio(&self) -> Option<&PmdFolio> {
+        // SAFETY: By the type invariants this is a folio.
+        if unsafe { bindings::folio_order(self.as_ptr()) } != PMD_ORDER {
+            return None;
+        }
+        // INVARIANT: Checked above.
+        // SAFETY: Layouts agree due to repr(transparent).
+        Some(unsafe { &*ptr::from_ref(self).cast() })
     }
 
     /// Whether this folio has more than one page.
@@ -301,6 +317,98 @@ impl Folio {
             None
         }
     }
+}
+
+// SAFETY: A folio has a count of references, which these functions raise and lower.
+unsafe impl AlwaysRefCounted for Folio {
+    #[inline]
+    fn inc_ref(&self) {
+        // SAFETY: By the type invariants this is a folio, and it is referenced.
+        unsafe { bindings::folio_get(self.as_ptr()) };
+    }
+
+    #[inline]
+    unsafe fn dec_ref(folio: NonNull<Self>) {
+        // SAFETY: The caller owns a reference.
+        unsafe { bindings::folio_put(folio.cast().as_ptr()) };
+    }
+}
+
+/// A folio of PMD order: one that a PMD entry can map.
+///
+/// # Invariants
+///
+/// The folio is of PMD order.
+#[repr(transparent)]
+pub struct PmdFolio(Folio);
+
+impl PmdFolio {
+    #[inline(always)]
+    pub(super) fn as_ptr(&self) -> *mut bindings::folio {
+        self.0.as_ptr()
+    }
+
+    /// Returns what the PMD entry of a hidden table says.
+    #[inline]
+    pub fn stand_in(&self) -> StandIn<'_> {
+        // INVARIANT: By the type invariants it is of PMD order.
+        StandIn {
+            folio: self.as_ptr(),
+            _folio: PhantomData,
+        }
+    }
+
+    /// The number of its first page frame.
+    #[inline]
+    pub(super) fn pfn(&self) -> usize {
+        // SAFETY: By the type invariants this is a folio.
+        unsafe { bindings::folio_pfn(self.as_ptr()) }
+    }
+
+    /// Returns whether a page of it was found to be unmapped while others were mapped. That is
+    /// never taken back, even if all are mapped again.
+    #[inline]
+    pub fn is_partially_mapped(&self) -> bool {
+        // SAFETY: By the type invariants this is a folio, and it is large.
+        unsafe { bindings::folio_test_partially_mapped(self.as_ptr()) }
+    }
+}
+
+// SAFETY: As for any folio.
+unsafe impl AlwaysRefCounted for PmdFolio {
+    #[inline]
+    fn inc_ref(&self) {
+        self.0.inc_ref();
+    }
+
+    #[inline]
+    unsafe fn dec_ref(folio: NonNull<Self>) {
+        // SAFETY: The caller owns a reference. Layouts agree due to repr(transparent).
+        unsafe { Folio::dec_ref(folio.cast()) };
+    }
+}
+
+impl Deref for PmdFolio {
+    type Target = Folio;
+
+    #[inline(always)]
+    fn deref(&self) -> &Folio {
+        &self.0
+    }
+}
+
+/// A folio of PMD order in the place of a hidden table: the PMD entry is that of the folio, but
+/// invalid. See [`PmdGuard::hide`].
+///
+/// # Invariants
+///
+/// `folio` is of PMD order, and referenced for `'a`.
+///
+/// [`PmdGuard::hide`]: super::pgtable::PmdGuard::hide
+#[derive(Clone, Copy)]
+pub struct StandIn<'a> {
+    pub(super) folio: *mut bindings::folio,
+    _folio: PhantomData<&'a Folio>,
 }
 
 /// A reference that nothing explains.
@@ -1053,6 +1161,16 @@ impl FilledFolio {
     #[inline]
     pub(super) fn as_ptr(&self) -> *mut bindings::folio {
         self.0.as_ptr()
+    }
+
+    /// Returns what the PMD entry of a hidden table says.
+    #[inline]
+    pub fn stand_in(&self) -> StandIn<'_> {
+        // INVARIANT: By the type invariants it is of PMD order.
+        StandIn {
+            folio: self.as_ptr(),
+            _folio: PhantomData,
+        }
     }
 
     /// The `nr`th page, to be written once more. Returns [`None`] if there is no such page.

@@ -25,7 +25,10 @@
 use super::{
     folio::{
         FilledFolio,
+        FolioLock,
         PageRef,
+        PmdFolio,
+        StandIn,
         HPAGE_PMD_NR, //
     },
     tlb::{
@@ -555,6 +558,61 @@ impl PteTableGuard<'_> {
             vma,
         })
     }
+
+    /// Returns the folio that the first slot maps the first page of, if it is of PMD order.
+    #[inline]
+    pub fn first_pmd_folio(&mut self) -> Option<&PmdFolio> {
+        match self.slots().next()?.look() {
+            Entry::Page(pte, page) => {
+                let folio = page.folio().as_pmd_folio()?;
+
+                (folio.pfn() == pte.pfn()).then_some(folio)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns what is true of any of the entries, if they map all pages of `folio` in their order,
+    /// and a PMD entry could do the same: each page is exclusive, accessible, and not bad, and
+    /// userfaultfd tracks none.
+    ///
+    /// An exclusive page has no other mapping, so that these are all mappings of the folio.
+    pub fn maps_whole(&mut self, folio: &PmdFolio) -> Option<WholeMapping> {
+        if !folio.is_anon() || folio.is_zone_device() || folio.is_partially_mapped() {
+            return None;
+        }
+        let mut mapping = WholeMapping::default();
+
+        for (slot, pfn) in self.slots().zip(folio.pfn()..) {
+            let pte = slot.read();
+
+            if !pte.is_present()
+                || pte.pfn() != pfn
+                || pte.is_special()
+                || pte.is_uffd()
+                || pte.is_protnone()
+            {
+                return None;
+            }
+            // SAFETY: The entry maps a page of the folio, as its number says.
+            let page = unsafe { PageRef::from_pfn(pfn) };
+            if !page.is_anon_exclusive() || page.is_hwpoison() {
+                return None;
+            }
+            mapping.young |= pte.is_young();
+            mapping.dirty |= pte.is_dirty();
+            mapping.soft_dirty |= pte.is_soft_dirty();
+        }
+        Some(mapping)
+    }
+}
+
+/// What is true of any of the PTEs that map a whole folio of PMD order.
+#[derive(Clone, Copy, Default)]
+pub struct WholeMapping {
+    young: bool,
+    dirty: bool,
+    soft_dirty: bool,
 }
 
 impl Drop for PteTableGuard<'_> {
@@ -754,11 +812,11 @@ impl<'v> PmdGuard<'v> {
     #[inline]
     pub fn hide<'g, const N: usize>(
         &'g self,
-        windows: [Option<(PmdSlot<'v>, &FilledFolio)>; N],
+        windows: [Option<(PmdSlot<'v>, StandIn<'_>)>; N],
     ) -> [Option<Hidden<'g, 'v>>; N] {
         let (mut start, mut end, mut vma) = (usize::MAX, 0, None);
         let hidden = windows.map(|window| {
-            let (slot, folio) = window?;
+            let (slot, stand_in) = window?;
 
             if !self.covers(&slot) || slot.read().kind() != PmdKind::Table {
                 return None;
@@ -771,7 +829,7 @@ impl<'v> PmdGuard<'v> {
                     slot.vma.as_ptr(),
                     slot.addr,
                     slot.pmdp,
-                    folio.as_ptr(),
+                    stand_in.folio,
                 )
             };
 
@@ -924,7 +982,7 @@ impl<'v> LockedHidden<'_, 'v> {
     ///     deposit: PteTable<'v>,
     /// ) -> Option<DetachedTable<'v>> {
     ///     let pmd = window.lock();
-    ///     let [hidden] = pmd.hide([Some((window, &folio))]);
+    ///     let [hidden] = pmd.hide([Some((window, folio.stand_in()))]);
     ///     let locked = hidden?.lock();
     ///
     ///     // SAFETY: The caller vouches for it.
@@ -979,6 +1037,112 @@ impl<'v> LockedHidden<'_, 'v> {
     }
 }
 
+impl<'g, 'v> LockedHidden<'g, 'v> {
+    /// Maps by a PMD entry a folio whose pages the entries map: as they do, all pages in their
+    /// order. Clears the entries, and returns the table. Nothing is copied, and pins do not matter.
+    ///
+    /// The rmaps and references of the entries are dropped, but for those that the PMD entry needs.
+    /// The rmap of the PMD comes before those of the PTEs go, so that at no time the folio looks
+    /// partially mapped. `deposit` is deposited for the day that the PMD is split.
+    ///
+    /// # Errors
+    ///
+    /// Returns `deposit`, and the table is back, when the entries map anything else, see
+    /// [`PteTableGuard::maps_whole`], or when the folio is in the swap cache.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     mm::pgtable::{
+    ///         PmdSlot,
+    ///         PteTable, //
+    ///     },
+    ///     sync::aref::ARef, //
+    /// };
+    ///
+    /// /// Maps the huge page that is mapped at `window` by a PMD entry again.
+    /// fn remap<'v>(window: PmdSlot<'v>, deposit: PteTable<'v>) -> Result<(), PteTable<'v>> {
+    ///     let folio = window
+    ///         .lock_table()
+    ///         .and_then(|mut table| table.first_pmd_folio().map(ARef::from));
+    ///     let Some(folio) = folio else {
+    ///         return Err(deposit);
+    ///     };
+    ///     let Some(lock) = folio.try_lock() else {
+    ///         return Err(deposit);
+    ///     };
+    ///     let pmd = window.lock();
+    ///     let [Some(hidden)] = pmd.hide([Some((window, folio.stand_in()))]) else {
+    ///         return Err(deposit);
+    ///     };
+    ///
+    ///     hidden.lock().remap(&folio, &lock, deposit).map(drop)
+    /// }
+    /// ```
+    pub fn remap(
+        mut self,
+        folio: &PmdFolio,
+        lock: &FolioLock<'_>,
+        deposit: PteTable<'v>,
+    ) -> Result<DetachedTable<'v>, PteTable<'v>> {
+        let slot = self.hidden.slot;
+
+        if !ptr::eq(deposit.mm, slot.vma.mm())
+            || lock.as_non_null() != folio.as_non_null()
+            || folio.is_swapcache()
+        {
+            return Err(deposit);
+        }
+        let Some(mapping) = self.table.maps_whole(folio) else {
+            return Err(deposit);
+        };
+        let Self { mut table, hidden } = self;
+        let hidden = ManuallyDrop::new(hidden);
+
+        for entry in table.slots() {
+            // SAFETY: The entry is valid and its table locked. No CPU uses it for translation, so
+            // that it need not be cleared atomically.
+            unsafe { bindings::ptep_clear(slot.mm(), entry.addr, entry.ptep) };
+        }
+        // SAFETY: The PMD lock is held, and the lock of the table that the PTEs were in. `deposit`
+        // is empty and nobody else's; it takes the place that the hidden table had in the mm's
+        // count of tables. The folio is locked, and the PTEs, which are gone, mapped each of its
+        // pages at its place in the VMA, exclusively. The invalid entry in `slot` maps nothing, and
+        // no CPU caches a translation of the window. Of the references of the PTEs the PMD entry
+        // keeps one.
+        //
+        // A PMD entry has the exclusive flag of the first page alone: fork() clears that one only.
+        // If the other pages kept theirs, they would be taken for exclusive once the PMD is split,
+        // when another process maps them too.
+        unsafe {
+            bindings::pgtable_trans_huge_deposit(slot.mm(), slot.pmdp, deposit.into_raw());
+            bindings::map_anon_folio_pmd_again(
+                folio.as_ptr(),
+                slot.pmdp,
+                slot.vma.as_ptr(),
+                slot.addr,
+                mapping.young,
+                mapping.dirty,
+                mapping.soft_dirty,
+            );
+            for nr in 1..HPAGE_PMD_NR {
+                bindings::ClearPageAnonExclusive(bindings::folio_page(folio.as_ptr(), nr));
+            }
+            PageRef::from_pfn(folio.pfn()).remove_rmap(HPAGE_PMD_NR, slot.vma);
+            // CAST: A small number.
+            bindings::folio_ref_sub(folio.as_ptr(), (HPAGE_PMD_NR - 1) as core::ffi::c_int);
+        }
+        drop(table);
+        // INVARIANT: Nothing refers to the table any more, and it is empty.
+        Ok(DetachedTable {
+            // SAFETY: The entry mapped a table.
+            table: unsafe { bindings::pmd_pgtable(hidden.old) },
+            vma: slot.vma,
+        })
+    }
+}
+
 /// An empty PTE table that was taken out of the page table for good.
 ///
 /// Walkers that do not take its lock may still read it: dropping this frees it after an RCU grace
@@ -988,7 +1152,7 @@ impl<'v> LockedHidden<'_, 'v> {
 /// # Invariants
 ///
 /// `table` is owned, all its entries are none, and no page table refers to it. Only
-/// [`LockedHidden::replace`] makes such a table.
+/// [`LockedHidden`] makes such a table.
 #[must_use = "the table is freed when this is dropped: say when"]
 pub struct DetachedTable<'v> {
     table: bindings::pgtable_t,

@@ -140,6 +140,7 @@ mod points {
             recopied: c_uint,
             rounds: c_uint,
             old_way: c_uint,
+            remapped: c_uint,
         );
     }
 }
@@ -219,6 +220,8 @@ pub struct Batch {
     pub rounds: u32,
     /// How many windows had migration entries in the place of their sources.
     pub old_way: u32,
+    /// How many huge pages were mapped by a PMD entry again.
+    pub remapped: u32,
 }
 
 /// A batch of windows was done.
@@ -238,6 +241,7 @@ pub fn batch(mm: &MmWithUser, batch: &Batch) {
             batch.recopied,
             batch.rounds,
             batch.old_way,
+            batch.remapped,
         )
     };
 }

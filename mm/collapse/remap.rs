@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mapping a huge page by a PMD entry again.
+//!
+//! The PTEs of a window may map one whole huge page, each page of it in its place. mprotect() or
+//! mlock() of a part leave that behind, for instance: they split the PMD mapping, but not the
+//! folio. There is nothing to copy then: the table is taken out of reach as in [`crate::switch`],
+//! and the huge page itself is put in its place. The pages do not move, so it does not matter if
+//! something else holds references to them.
+//!
+//! That is the counterpart of __split_huge_pmd_locked() in mm/huge_memory.c.
+
+use crate::{
+    outcome::Refusal,
+    trace,
+    window::Window, //
+};
+use kernel::{
+    mm::pgtable::{
+        PmdSlot,
+        PteTable, //
+    },
+    sync::aref::ARef, //
+};
+
+/// A window whose PTEs seem to map a whole huge page.
+pub(crate) struct Whole<'mm> {
+    pub(crate) window: Window,
+    /// The PTE table that is deposited with the huge page.
+    pub(crate) deposit: PteTable<'mm>,
+}
+
+/// Why the huge page of a window could not be mapped.
+pub(crate) enum NotRemapped {
+    /// The window was refused.
+    Refused(Refusal),
+    /// It does not map a whole huge page any more, or one that is in the swap cache.
+    Changed,
+}
+
+/// Maps the huge page of the window of `slot` by a PMD entry.
+///
+/// # Context
+///
+/// An MMU notifier range is open over the window.
+pub(crate) fn remap<'v, 'mm: 'v>(
+    slot: PmdSlot<'v>,
+    deposit: PteTable<'mm>,
+    held: &mut trace::Held,
+) -> Result<(), NotRemapped> {
+    let Some(mut table) = slot.lock_table() else {
+        return Err(NotRemapped::Refused(Refusal::Raced));
+    };
+    // Once the table is unlocked, nothing else keeps the folio.
+    let folio = table.first_pmd_folio().map(ARef::from);
+    drop(table);
+    let Some(folio) = folio else {
+        return Err(NotRemapped::Changed);
+    };
+    // The lock keeps the folio from being split, and out of the swap cache.
+    let Some(lock) = folio.try_lock() else {
+        return Err(NotRemapped::Refused(Refusal::Locked));
+    };
+
+    lock.free_swap();
+    let result = {
+        let pmd = slot.lock();
+
+        held.untouchable_begin();
+        let [hidden] = pmd.hide([Some((slot, folio.stand_in()))]);
+        let result = match hidden {
+            Some(hidden) => hidden
+                .lock()
+                .remap(&folio, &lock, deposit)
+                .map_err(|_| NotRemapped::Changed),
+            None => Err(NotRemapped::Refused(Refusal::Raced)),
+        };
+        held.untouchable_end();
+        result
+    };
+
+    // The table is freed here, without a lock held.
+    result.map(drop)
+}
