@@ -312,10 +312,294 @@ static bool map_huge_by_ptes(char *window)
 	       !is_huge(window);
 }
 
+/* The page frames of a window. */
+struct frames {
+	unsigned long pfns[HPAGE_SIZE / 4096];
+};
+
+static struct frames frames_of(int pagemap, char *window)
+{
+	struct frames frames;
+
+	for (size_t i = 0; i < PAGES; i++)
+		frames.pfns[i] = pagemap_get_pfn(pagemap, window + i * psize());
+	return frames;
+}
+
+/* Huge, intact, and the pages are where they were. */
+#define EXPECT_REMAPPED(window, before) do {				\
+	struct frames __before = (before), __after;			\
+									\
+	EXPECT_COLLAPSED(window, 1);					\
+	__after = frames_of(self->pagemap, window);			\
+	EXPECT_EQ(memcmp(&__after, &__before, sizeof(__after)), 0);	\
+} while (0)
+
+/* What the kernel counts of all of its memory, exactly. */
+static long vmstat_of(const char *name)
+{
+	write_num("/proc/sys/vm/stat_refresh", 1);
+	return read_field("/proc/vmstat", name);
+}
+
+static uint64_t mapcount_of(unsigned long pfn)
+{
+	int kpagecount = open("/proc/kpagecount", O_RDONLY);
+	uint64_t count = 0;
+
+	if (pread(kpagecount, &count, sizeof(count), pfn * sizeof(count)) != sizeof(count))
+		count = -1;
+	close(kpagecount);
+	return count;
+}
+
 TEST_F(collapse, huge_page_mapped_by_ptes)
 {
+	struct frames before;
+
 	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	before = frames_of(self->pagemap, self->mem);
+	EXPECT_REMAPPED(self->mem, before);
+	/* It can be written, and be split again. */
+	write_pages(self->mem, PAGES, 1);
+	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ), 0);
+	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ | PROT_WRITE), 0);
+	write_pages(self->mem, PAGES, 1);
+	EXPECT_REMAPPED(self->mem, before);
+}
+
+/* All that is counted is as it would be, had the page never been mapped by PTEs. */
+TEST_F(collapse, huge_page_mapped_by_ptes_is_counted)
+{
+	static const char * const deferred = "thp_deferred_split_page";
+	static const char * const huge = "nr_anon_transparent_hugepages";
+	static const char * const anon = "nr_anon_pages";
+	long huge_before, huge_after, anon_before, deferred_before;
+	unsigned long rss;
+	struct frames frames;
+
+	huge_before = vmstat_of(huge);
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	frames = frames_of(self->pagemap, self->mem);
+	if (!frames.pfns[0] || vmstat_of(huge) < 0)
+		SKIP(return, "page frames and counters are not to be had");
+	rss = rss_anon();
+	anon_before = vmstat_of(anon);
+	deferred_before = vmstat_of(deferred);
+	EXPECT_REMAPPED(self->mem, frames);
+	EXPECT_EQ(rss_anon(), rss);
+	huge_after = vmstat_of(huge);
+	/* Others' memory counts as well. */
+	EXPECT_GT(huge_after, huge_before);
+	EXPECT_LT(labs(vmstat_of(anon) - anon_before), (long)PAGES / 2);
+	EXPECT_EQ(vmstat_of(deferred), deferred_before);
+	EXPECT_EQ(mapcount_of(frames.pfns[0]), 1);
+	EXPECT_EQ(mapcount_of(frames.pfns[1]), 1);
+	EXPECT_EQ(mapcount_of(frames.pfns[PAGES - 1]), 1);
+	ASSERT_EQ(madvise(self->mem, WINDOW, MADV_DONTNEED), 0);
+	EXPECT_EQ(vmstat_of(huge), huge_after - 1);
+}
+
+/* Nothing moves, so a device that has a page goes on to see what is written. */
+TEST_F(collapse, huge_page_mapped_by_ptes_and_pinned)
+{
+	struct pin_longterm_test pin = {
+		.addr = (uintptr_t)self->mem,
+		.size = WINDOW,
+		.flags = PIN_LONGTERM_TEST_FLAG_USE_WRITE,
+	};
+	int gup = open("/sys/kernel/debug/gup_test", O_RDWR);
+	char *copy = malloc(WINDOW);
+	__u64 to = (uintptr_t)copy;
+
+	if (gup < 0)
+		SKIP(return, "CONFIG_GUP_TEST is not there");
+	ASSERT_NE(copy, NULL);
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_START, &pin), 0);
+	EXPECT_REMAPPED(self->mem, frames_of(self->pagemap, self->mem));
+	for (size_t i = 0; i < PAGES; i++)
+		memset(self->mem + i * psize(), i, psize());
+	ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_READ, &to), 0);
+	EXPECT_EQ(memcmp(copy, self->mem, WINDOW), 0);
+	EXPECT_EQ(ioctl(gup, PIN_LONGTERM_TEST_STOP), 0);
+	free(copy);
+	close(gup);
+}
+
+/*
+ * fork() takes the exclusive flag from the first page of a huge one. If others kept theirs,
+ * a process that splits its mapping would write them in place, for both.
+ */
+TEST_F(collapse, huge_page_mapped_by_ptes_then_shared)
+{
+	int status;
+	pid_t child;
+
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	EXPECT_REMAPPED(self->mem, frames_of(self->pagemap, self->mem));
+	child = fork();
+	ASSERT_GE(child, 0);
+	if (!child) {
+		char *page = self->mem + psize();
+
+		mprotect(page, psize(), PROT_READ);
+		mprotect(page, psize(), PROT_READ | PROT_WRITE);
+		memset(self->mem, 0, WINDOW);
+		_exit(0);
+	}
+	ASSERT_EQ(waitpid(child, &status, 0), child);
+	EXPECT_EQ(status, 0);
+	EXPECT_TRUE(window_intact(self->mem, 1));
+}
+
+/* A page that another process may map has no exclusive flag, a huge page has only one. */
+TEST_F(collapse, huge_page_mapped_by_ptes_shared_in_part)
+{
+	struct frames before;
+	int pipes[2];
+	char byte;
+	pid_t child;
+
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	ASSERT_EQ(pipe(pipes), 0);
+	child = fork();
+	ASSERT_GE(child, 0);
+	if (!child) {
+		close(pipes[1]);
+		_exit(read(pipes[0], &byte, 1) || !window_intact(self->mem, 1));
+	}
+	close(pipes[0]);
+	write_pages(self->mem, PAGES, 2);
+	before = frames_of(self->pagemap, self->mem);
 	EXPECT_COLLAPSED(self->mem, 1);
+	if (before.pfns[0]) {
+		/* It was copied. */
+		EXPECT_NE(pagemap_get_pfn(self->pagemap, self->mem), before.pfns[0]);
+	}
+	memset(self->mem, 0, WINDOW);
+	close(pipes[1]);
+	EXPECT_EQ(waitpid(child, &pipes[0], 0), child);
+	EXPECT_EQ(pipes[0], 0);
+}
+
+/* mlock() of a part splits the mapping, and so does munlock() of a part. */
+TEST_F(collapse, huge_page_mapped_by_ptes_and_mlocked)
+{
+	struct frames before;
+	long locked;
+
+	locked = vmstat_of("nr_mlock");
+	if (locked < 0)
+		SKIP(return, "no counters");
+	write_pages(self->mem, PAGES, 1);
+	ASSERT_EQ(collapse(self->mem, WINDOW), 0);
+	before = frames_of(self->pagemap, self->mem);
+	ASSERT_EQ(mlock(self->mem + psize(), psize()), 0);
+	/* None of the mappings holds a window. */
+	EXPECT_REFUSED(self->mem, EINVAL);
+	ASSERT_EQ(munlock(self->mem + psize(), psize()), 0);
+	EXPECT_REMAPPED(self->mem, before);
+	EXPECT_EQ(vmstat_of("nr_mlock"), locked);
+
+	ASSERT_EQ(mlock(self->mem, WINDOW), 0);
+	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ), 0);
+	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ | PROT_WRITE), 0);
+	EXPECT_REMAPPED(self->mem, before);
+	EXPECT_EQ(vmstat_of("nr_mlock"), locked + (long)PAGES);
+	ASSERT_EQ(munlock(self->mem, WINDOW), 0);
+	EXPECT_EQ(vmstat_of("nr_mlock"), locked);
+}
+
+/* A page that was not written is not said to be, and one that is written later is. */
+TEST_F(collapse, huge_page_mapped_by_ptes_and_soft_dirty)
+{
+	if (!softdirty_supported())
+		SKIP(return, "soft-dirty is not supported");
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	clear_softdirty();
+	EXPECT_REMAPPED(self->mem, frames_of(self->pagemap, self->mem));
+	EXPECT_FALSE(pagemap_is_softdirty(self->pagemap, self->mem));
+	EXPECT_FALSE(pagemap_is_softdirty(self->pagemap, self->mem + 9 * psize()));
+	write_page(self->mem + 9 * psize());
+	EXPECT_TRUE(pagemap_is_softdirty(self->pagemap, self->mem + 9 * psize()));
+
+	ASSERT_TRUE(map_huge_by_ptes(self->mem + WINDOW));
+	clear_softdirty();
+	write_page(self->mem + WINDOW + 9 * psize());
+	EXPECT_REMAPPED(self->mem + WINDOW, frames_of(self->pagemap, self->mem + WINDOW));
+	EXPECT_TRUE(pagemap_is_softdirty(self->pagemap, self->mem + WINDOW + 9 * psize()));
+}
+
+/* Write-protection of single pages splits the mapping, and stays one until it is lifted. */
+TEST_F(collapse, huge_page_mapped_by_ptes_after_write_protection)
+{
+	int uffd = open_userfaultfd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	char *page = self->mem + 9 * psize();
+	struct uffdio_writeprotect protect = {
+		.range = { .start = (uintptr_t)page, .len = psize() },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+	struct frames before;
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd that write-protects");
+	write_pages(self->mem, PAGES, 1);
+	ASSERT_EQ(collapse(self->mem, WINDOW), 0);
+	before = frames_of(self->pagemap, self->mem);
+	ASSERT_EQ(uffd_register(uffd, self->mem, WINDOW, false, true, false), 0);
+	ASSERT_EQ(ioctl(uffd, UFFDIO_WRITEPROTECT, &protect), 0);
+	EXPECT_REFUSED(self->mem, EINVAL);
+	protect.mode = 0;
+	ASSERT_EQ(ioctl(uffd, UFFDIO_WRITEPROTECT, &protect), 0);
+	EXPECT_REMAPPED(self->mem, before);
+	write_page(page);
+	close(uffd);
+}
+
+/* A page of it is moved away and back, to its place. */
+TEST_F(collapse, huge_page_mapped_by_ptes_again)
+{
+	char *aside = self->mem + 3 * WINDOW, *page = self->mem + 9 * psize();
+	struct frames before;
+
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	before = frames_of(self->pagemap, self->mem);
+	ASSERT_EQ(mremap(page, psize(), psize(), MREMAP_MAYMOVE | MREMAP_FIXED, aside), aside);
+	EXPECT_REFUSED(self->mem, ENOMEM);
+	ASSERT_EQ(mremap(aside, psize(), psize(), MREMAP_MAYMOVE | MREMAP_FIXED, page), page);
+	EXPECT_REMAPPED(self->mem, before);
+}
+
+/* Two pages of it have changed places. */
+TEST_F(collapse, huge_page_mapped_by_ptes_out_of_order)
+{
+	char *a = self->mem + 9 * psize(), *b = a + psize(), *aside = self->mem + 3 * WINDOW;
+	int flags = MREMAP_MAYMOVE | MREMAP_FIXED;
+
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	ASSERT_EQ(mremap(a, psize(), psize(), flags, aside), aside);
+	ASSERT_EQ(mremap(b, psize(), psize(), flags, a), a);
+	ASSERT_EQ(mremap(aside, psize(), psize(), flags, b), b);
+	/* They lie in mappings of their own now, and none of all holds a window. */
+	EXPECT_REFUSED(self->mem, EINVAL);
+}
+
+/* One batch has windows of both kinds. */
+TEST_F(collapse, huge_page_mapped_by_ptes_among_others)
+{
+	struct frames before;
+
+	write_pages(self->mem, NR_WINDOWS * PAGES, 1);
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	ASSERT_TRUE(map_huge_by_ptes(self->mem + 2 * WINDOW));
+	before = frames_of(self->pagemap, self->mem + 2 * WINDOW);
+	ASSERT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
+	for (size_t i = 0; i < NR_WINDOWS; i++) {
+		EXPECT_TRUE(is_huge(self->mem + i * WINDOW));
+		EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 1));
+	}
+	EXPECT_EQ(pagemap_get_pfn(self->pagemap, self->mem + 2 * WINDOW), before.pfns[0]);
 }
 
 TEST_F(collapse, huge_page_mapped_in_part)

@@ -45,15 +45,15 @@
 #define HOLE		100
 #define ZERO_PAGE	200
 
-static const char * const passes[] = {
-	"scan", "provide", "fault_in", "protect", "copy", "switch",
-};
+/* How the window is collapsed. */
+enum way { PROTECT, ISOLATE, REMAP, NR_WAYS };
 
-/* The same on the way that replaces the sources by migration entries. */
-static const char *pass_name(size_t i, bool isolates)
-{
-	return isolates && !strcmp(passes[i], "protect") ? "isolate" : passes[i];
-}
+/* The passes of each way. */
+static const char * const passes[NR_WAYS][6] = {
+	[PROTECT] = { "scan", "provide", "fault_in", "protect", "copy", "switch" },
+	[ISOLATE] = { "scan", "provide", "fault_in", "isolate", "copy", "switch" },
+	[REMAP] = { "scan", "provide", "fault_in", "remap" },
+};
 
 #define WAY		"/sys/kernel/debug/thp_collapse/way"
 #define BAD_COUNT	"/sys/kernel/debug/thp_collapse/bad_count"
@@ -513,7 +513,7 @@ FIXTURE_VARIANT_ADD(collapse_race, merge)
 	.act = act_merge,
 	.mergeable = true,
 	/* KSM waits for none of our locks, and takes no page from us. */
-	.early_passes = ARRAY_SIZE(passes),
+	.early_passes = ARRAY_SIZE(passes[PROTECT]),
 	.early = 0,
 };
 
@@ -565,7 +565,7 @@ FIXTURE_VARIANT_ADD(collapse_race, migrate)
 {
 	.act = act_migrate,
 	/* What is being collapsed is passed over. */
-	.early_passes = ARRAY_SIZE(passes),
+	.early_passes = ARRAY_SIZE(passes[PROTECT]),
 	.early = 0,
 };
 
@@ -602,11 +602,11 @@ FIXTURE_TEARDOWN(collapse_race)
 	}
 }
 
-/* A fresh window: pages of their own, one hole, one zero page. */
+/* A fresh window: pages of their own, one hole, one zero page; or a huge page mapped by PTEs. */
 static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_race) * self,
-		 const FIXTURE_VARIANT(collapse_race) * variant)
+		 const FIXTURE_VARIANT(collapse_race) * variant, bool whole)
 {
-	bool dense = variant->dense || variant->write_protected;
+	bool dense = variant->dense || variant->write_protected || whole;
 
 	self->mem = self->window;
 	self->mapped = PAGES;
@@ -620,6 +620,11 @@ static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_race) 
 		if (dense || (i != HOLE && i != ZERO_PAGE))
 			write_page(self, i, 1 + i % 100);
 	FORCE_READ(page(self, ZERO_PAGE)[0]);
+	if (whole) {
+		ASSERT_EQ(madvise(self->mem, WINDOW, MADV_COLLAPSE), 0);
+		ASSERT_EQ(mprotect(self->mem, psize(), PROT_READ), 0);
+		ASSERT_EQ(mprotect(self->mem, psize(), PROT_READ | PROT_WRITE), 0);
+	}
 	if (variant->freed_lazily) {
 		madvise(self->mem, WINDOW, MADV_FREE);
 		for (size_t i = 0; i < PAGES; i++)
@@ -708,21 +713,25 @@ static void expect_pinned(struct __test_metadata *_metadata, FIXTURE_DATA(collap
 
 static void act_in_each_pass(struct __test_metadata *_metadata,
 			     FIXTURE_DATA(collapse_race) * self,
-			     const FIXTURE_VARIANT(collapse_race) * variant, bool isolates)
+			     const FIXTURE_VARIANT(collapse_race) * variant, enum way way)
 {
 	size_t early_passes = variant->early_passes;
+	bool isolates = way == ISOLATE;
 
-	if (!isolates && variant->early_mapped)
+	if (way == PROTECT && variant->early_mapped)
 		early_passes = variant->early_mapped;
+	if (way == REMAP)
+		early_passes = 0;
 	go_way(isolates ? "isolate" : "protect");
-	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
+	if (way == PROTECT && (variant->write_protected || variant->read_only))
+		way = ISOLATE;
+	for (size_t i = 0; i < ARRAY_SIZE(passes[way]) && passes[way][i]; i++) {
 		struct actor actor = { .self = self, .act = variant->act };
-		const char *pass = pass_name(i, isolates || variant->write_protected ||
-						variant->read_only);
+		const char *pass = passes[way][i];
 		bool acts_at_once = i < early_passes;
 		pthread_t collapser, acting;
 
-		fill(_metadata, self, variant);
+		fill(_metadata, self, variant, way == REMAP);
 		hold_after(pass);
 		ASSERT_EQ(pthread_create(&collapser, NULL, collapse, self), 0);
 		/* Without swap entries there is nothing to fault in, yet the pass is passed. */
@@ -736,7 +745,8 @@ static void act_in_each_pass(struct __test_metadata *_metadata,
 		hold_after("none");
 		ASSERT_EQ(pthread_join(collapser, NULL), 0);
 		ASSERT_EQ(pthread_join(acting, NULL), 0);
-		if (variant->early_passes && (isolates || acts_at_once || variant->early_mapped)) {
+		if (variant->early_passes && way != REMAP &&
+		    (isolates || acts_at_once || variant->early_mapped)) {
 			EXPECT_EQ(self->result, acts_at_once ? variant->early : 0) {
 				TH_LOG("after %s", pass);
 			}
@@ -774,12 +784,19 @@ static void act_in_each_pass(struct __test_metadata *_metadata,
 
 TEST_F_TIMEOUT(collapse_race, in_each_pass, 300)
 {
-	act_in_each_pass(_metadata, self, variant, false);
+	act_in_each_pass(_metadata, self, variant, PROTECT);
 }
 
 TEST_F_TIMEOUT(collapse_race, in_each_pass_isolated, 300)
 {
-	act_in_each_pass(_metadata, self, variant, true);
+	act_in_each_pass(_metadata, self, variant, ISOLATE);
+}
+
+TEST_F_TIMEOUT(collapse_race, in_each_pass_remapped, 300)
+{
+	if (variant->merged || variant->swapped)
+		SKIP(return, "not a whole huge page then");
+	act_in_each_pass(_metadata, self, variant, REMAP);
 }
 
 /*
@@ -871,12 +888,12 @@ TEST_F_TIMEOUT(collapse_ends, collapser_is_killed, 300)
 	static const size_t at_most[] = { 0, 0, 1, 1, BATCH, BATCH };
 	int pidfd = syscall(__NR_pidfd_open, getpid(), 0), status;
 
-	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(passes[PROTECT]); i++) {
 		size_t huge;
 		pid_t child;
 
 		fill_windows(_metadata, self->mem);
-		hold_after(passes[i]);
+		hold_after(passes[PROTECT][i]);
 		child = fork();
 		ASSERT_GE(child, 0);
 		if (!child)
@@ -889,7 +906,7 @@ TEST_F_TIMEOUT(collapse_ends, collapser_is_killed, 300)
 
 		huge = huge_windows(self->mem);
 		EXPECT_LE(huge, at_most[i]) {
-			TH_LOG("after %s", passes[i]);
+			TH_LOG("after %s", passes[PROTECT][i]);
 		}
 		EXPECT_GE(huge, at_most[i] == BATCH ? BATCH : 0);
 		EXPECT_TRUE(windows_intact(self->mem));
@@ -900,11 +917,11 @@ TEST_F_TIMEOUT(collapse_ends, collapser_is_killed, 300)
 /* Its pages are shared with us: that is what must not suffer. */
 TEST_F_TIMEOUT(collapse_ends, collapser_of_its_own_is_killed, 300)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(passes[PROTECT]); i++) {
 		pid_t child;
 
 		fill_windows(_metadata, self->mem);
-		hold_after(passes[i]);
+		hold_after(passes[PROTECT][i]);
 		child = fork();
 		ASSERT_GE(child, 0);
 		if (!child)
@@ -939,7 +956,7 @@ static void *collapse_remote(void *argument)
 static void target_ends(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_ends) * self,
 			bool exec)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(passes[PROTECT]); i++) {
 		struct remote remote = { .mem = self->mem, .size = SIZE, .result = -1 };
 		pthread_t collapser;
 		int go[2], status;
@@ -956,7 +973,7 @@ static void target_ends(struct __test_metadata *_metadata, FIXTURE_DATA(collapse
 			_exit(0);
 		}
 		remote.pidfd = syscall(__NR_pidfd_open, child, 0);
-		hold_after(passes[i]);
+		hold_after(passes[PROTECT][i]);
 		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
 		EXPECT_TRUE(wait_held());
 		EXPECT_EQ(write(go[1], "", 1), 1);
@@ -965,7 +982,7 @@ static void target_ends(struct __test_metadata *_metadata, FIXTURE_DATA(collapse
 		EXPECT_EQ(status, 0);
 		hold_after("none");
 		ASSERT_EQ(pthread_join(collapser, NULL), 0);
-		TH_LOG("after %s: %s", passes[i], strerror(remote.result));
+		TH_LOG("after %s: %s", passes[PROTECT][i], strerror(remote.result));
 		EXPECT_NE(remote.result, -1);
 		EXPECT_TRUE(windows_intact(self->mem));
 		close(remote.pidfd);
@@ -987,7 +1004,7 @@ TEST_F_TIMEOUT(collapse_ends, target_executes, 300)
 /* What the OOM reaper does, to a process that ends: it is stopped on its way out. */
 TEST_F_TIMEOUT(collapse_ends, target_is_reaped, 300)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(passes[PROTECT]); i++) {
 		struct remote remote = { .mem = self->mem, .size = SIZE, .result = -1 };
 		pthread_t collapser;
 		int status;
@@ -1005,7 +1022,7 @@ TEST_F_TIMEOUT(collapse_ends, target_is_reaped, 300)
 		ASSERT_TRUE(WIFSTOPPED(status));
 		ASSERT_EQ(ptrace(PTRACE_SETOPTIONS, child, NULL, PTRACE_O_TRACEEXIT), 0);
 		remote.pidfd = syscall(__NR_pidfd_open, child, 0);
-		hold_after(passes[i]);
+		hold_after(passes[PROTECT][i]);
 		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
 		EXPECT_TRUE(wait_held());
 		ASSERT_EQ(ptrace(PTRACE_CONT, child, NULL, NULL), 0);
@@ -1015,7 +1032,7 @@ TEST_F_TIMEOUT(collapse_ends, target_is_reaped, 300)
 		hold_after("none");
 		ASSERT_EQ(pthread_join(collapser, NULL), 0);
 		EXPECT_EQ(remote.result, EINVAL) {
-			TH_LOG("after %s: %s", passes[i], strerror(remote.result));
+			TH_LOG("after %s: %s", passes[PROTECT][i], strerror(remote.result));
 		}
 		ptrace(PTRACE_CONT, child, NULL, NULL);
 		ASSERT_EQ(waitpid(child, &status, 0), child);
