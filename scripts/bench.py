@@ -287,6 +287,7 @@ def targets(data):
         ("instructions that a window cannot be touched, dense", compare(untouchable["dense"]),
          0.05, 0.02),
         (f"the same, the worst kind ({worst})", compare(untouchable[worst]), 0.05, 0.02),
+        ("the same, pte_mapped_huge", compare(untouchable["pte_mapped_huge"]), 0.02, None),
     ]  # fmt: skip
     accesses = [probe for probe in PROBES if "read" in probe or "write" in probe]
     for key, name, limit in (("p999", "p99.9", 0.1), ("max", "longest", 0.25)):
@@ -313,6 +314,7 @@ def targets(data):
         ("IPIs", compare(ipis), 0.35, None),
         ("instructions, dense", compare(insns["dense"]), 0.36, 0.33),
         ("instructions, dense_scattered", compare(insns["dense_scattered"]), 0.50, 0.45),
+        ("instructions, pte_mapped_huge", compare(insns["pte_mapped_huge"]), 0.05, None),
         ("mmap_lock taken for write, per window", locks["mmap_lock_write"]["rust"], 0.0, None),
     ]  # fmt: skip
 
