@@ -30,7 +30,6 @@
 
 #define NR_WINDOWS	3
 
-#define BAD_COPY	"/sys/kernel/debug/thp_collapse/bad_copy"
 #define FAIL_NTH	"/proc/self/fail-nth"
 #define CGROUP		"/sys/fs/cgroup/collapse_fault"
 

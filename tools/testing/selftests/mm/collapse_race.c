@@ -55,17 +55,6 @@ static const char * const passes[NR_WAYS][6] = {
 	[REMAP] = { "scan", "provide", "fault_in", "remap" },
 };
 
-#define WAY		"/sys/kernel/debug/thp_collapse/way"
-#define BAD_COUNT	"/sys/kernel/debug/thp_collapse/bad_count"
-
-static void go_way(const char *way)
-{
-	write_file(WAY, way, strlen(way) + 1);
-}
-
-/* Every so many'th byte is looked at: in each page many, of each offset some. */
-#define PROBE		61
-
 FIXTURE(collapse_race)
 {
 	/* Where the window is, where it was before somebody moved it, and room for a page. */
@@ -569,15 +558,6 @@ FIXTURE_VARIANT_ADD(collapse_race, migrate)
 	.early = 0,
 };
 
-/* Somewhere to map windows, with room before, between and after. */
-static char *reserve(size_t windows)
-{
-	char *area = mmap(NULL, (windows + 2) * WINDOW, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
-			  -1, 0);
-
-	return area == MAP_FAILED ? NULL : (char *)(((uintptr_t)area + WINDOW) & ~(WINDOW - 1));
-}
-
 FIXTURE_SETUP(collapse_race)
 {
 	if (access(COLLAPSE_HOLD, W_OK))
@@ -598,6 +578,7 @@ FIXTURE_TEARDOWN(collapse_race)
 	if (!access(COLLAPSE_HOLD, W_OK)) {
 		hold_after("none");
 		go_way("protect");
+		EXPECT_EQ(pins_left(), 0);
 		thp_restore_settings();
 	}
 }
@@ -668,11 +649,6 @@ static void *run_actor(void *argument)
 	actor->act(actor->self);
 	actor->done = true;
 	return NULL;
-}
-
-static bool wait_held(void)
-{
-	return wait_nr_held(1);
 }
 
 static bool intact(FIXTURE_DATA(collapse_race) * self)
@@ -833,6 +809,7 @@ FIXTURE_TEARDOWN(collapse_ends)
 	if (!access(COLLAPSE_HOLD, W_OK)) {
 		hold_after("none");
 		go_way("protect");
+		EXPECT_EQ(pins_left(), 0);
 		thp_restore_settings();
 	}
 }
@@ -1039,13 +1016,6 @@ TEST_F_TIMEOUT(collapse_ends, target_is_reaped, 300)
 		EXPECT_TRUE(windows_intact(self->mem));
 		close(remote.pidfd);
 	}
-}
-
-/* The one that is held goes on, to be held again. */
-static bool held_next(const char *pass)
-{
-	hold_after(pass);
-	return wait_held();
 }
 
 struct writer {
@@ -1326,22 +1296,6 @@ static void *touch(void *argument)
 		FORCE_READ(toucher->page[0]);
 	toucher->done = true;
 	return NULL;
-}
-
-static bool wait_asleep(const pid_t *tid)
-{
-	char path[64], stat[512], *state;
-
-	for (int i = 0; i < WAIT_MS; i++) {
-		snprintf(path, sizeof(path), "/proc/self/task/%d/stat", *tid);
-		if (*tid && read_file(path, stat, sizeof(stat)) > 0) {
-			state = strrchr(stat, ')');
-			if (state && state[2] == 'D')
-				return true;
-		}
-		usleep(1000);
-	}
-	return false;
 }
 
 static bool wait_done(const struct toucher *toucher)

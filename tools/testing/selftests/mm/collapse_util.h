@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/swap.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,6 +23,18 @@
 
 #define WINDOW		((size_t)HPAGE_SIZE)
 #define PAGES		(WINDOW / psize())
+
+/* Every so many'th byte is looked at: in each page many, of each offset some. */
+#define PROBE		61
+
+/* Somewhere to map windows, with room before, between and after. */
+static inline char *reserve(size_t windows)
+{
+	char *area = mmap(NULL, (windows + 2) * WINDOW, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+			  -1, 0);
+
+	return area == MAP_FAILED ? NULL : (char *)(((uintptr_t)area + WINDOW) & ~(WINDOW - 1));
+}
 
 /* How many pages of a range pagemap knows as such: PAGE_IS_*. */
 static inline size_t count_pages(const char *start, size_t size, uint64_t category)
@@ -59,6 +72,16 @@ static inline bool is_huge(const char *window)
 #define COLLAPSE_HOLD	"/sys/kernel/debug/thp_collapse/hold"
 /* Has those that begin from now on served by the C code, or by that in Rust. */
 #define ENGINE		"/sys/kernel/debug/thp_collapse/engine"
+/* Whether sources stay mapped until the switch, where they may. */
+#define WAY		"/sys/kernel/debug/thp_collapse/way"
+/* The copy, and the count of references, that fails: counted from now on. */
+#define BAD_COPY	"/sys/kernel/debug/thp_collapse/bad_copy"
+#define BAD_COUNT	"/sys/kernel/debug/thp_collapse/bad_count"
+
+static inline void go_way(const char *way)
+{
+	write_file(WAY, way, strlen(way) + 1);
+}
 
 static inline void hold_after(const char *pass)
 {
@@ -91,6 +114,35 @@ static inline int nr_held(void)
 static inline bool wait_nr_held(int nr)
 {
 	return wait_until(nr_held() >= nr);
+}
+
+static inline bool wait_held(void)
+{
+	return wait_nr_held(1);
+}
+
+/* The one that is held goes on, to be held again. */
+static inline bool held_next(const char *pass)
+{
+	hold_after(pass);
+	return wait_held();
+}
+
+/* Whether a thread of ours waits for a lock. */
+static inline bool is_asleep(pid_t tid)
+{
+	char path[64], stat[512], *state;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	if (!tid || read_file(path, stat, sizeof(stat)) <= 0)
+		return false;
+	state = strrchr(stat, ')');
+	return state && state[2] == 'D';
+}
+
+static inline bool wait_asleep(const pid_t *tid)
+{
+	return wait_until(is_asleep(*tid));
 }
 
 /* Returns -1 if there is none with these features. */
@@ -212,6 +264,23 @@ static inline long read_field(const char *path, const char *name)
 	if (file)
 		fclose(file);
 	return value;
+}
+
+/*
+ * Pins that nobody has given back, counted once all that CPUs have counted for themselves
+ * was added up. Others may pin in passing.
+ */
+static inline long pins_left(void)
+{
+	long left = 0;
+
+	for (int tries = 0; !tries || (left && tries < 20); tries++) {
+		usleep(tries ? 50000 : 0);
+		write_file("/proc/sys/vm/stat_refresh", "1", sizeof("1"));
+		left = read_field("/proc/vmstat", "nr_foll_pin_acquired") -
+		       read_field("/proc/vmstat", "nr_foll_pin_released");
+	}
+	return left;
 }
 
 #endif

@@ -1,0 +1,1437 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What must hold while the sources of a collapse stay mapped until the switch: others
+ * that find a source locked and pinned wait, or are refused in passing, and never fail for
+ * good; and whatever is written meanwhile, by whom and by what way ever, is there after it.
+ * CONFIG_THP_COLLAPSE_RUST_DEBUG holds the collapse; some tests let it go on while another
+ * thread acts, and find by themselves when to act so that both meet.
+ */
+#define _GNU_SOURCE
+#include "kselftest_harness.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mman.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "collapse_util.h"
+#include "hugepage_settings.h"
+#include "../../../../lib/test_hmm_uapi.h"
+#include "../../../../mm/gup_test.h"
+
+/* Slots that are not backed by a page of their own. */
+#define HOLE		100
+#define ZERO_PAGE	200
+
+/* The page that is acted upon. */
+#define PAGE		9
+
+/* More than are copied again once nobody can access the window. */
+#define MANY		40
+
+#define RECOPIED	"/sys/kernel/debug/thp_collapse/recopied"
+#define ROUNDS		"/sys/kernel/debug/thp_collapse/rounds"
+#define OLD_WAY		"/sys/kernel/debug/thp_collapse/old_way"
+
+/* Sources are mapped, locked and pinned after these. */
+static const char * const mapped[] = { "protect", "copy" };
+
+/* Whether page faults may provide four pages in one. */
+static bool use_large_folios(bool on)
+{
+	if (!(thp_supported_orders() & 1 << 2))
+		return false;
+	thp_write_string("hugepages-16kB/enabled", on ? "always" : "never");
+	return on;
+}
+
+FIXTURE(collapse_holds)
+{
+	/* The window, and another one that has nothing in it. */
+	char *window, *aside;
+	/* What a page reads as, throughout. */
+	unsigned char expected[HPAGE_SIZE / 4096];
+	int pagemap, gup, uffd;
+	pid_t collapser;
+	int result;
+};
+
+FIXTURE_SETUP(collapse_holds)
+{
+	self->window = NULL;
+	self->gup = -1;
+	self->uffd = -1;
+	if (access(COLLAPSE_HOLD, W_OK))
+		SKIP(return, "no " COLLAPSE_HOLD);
+	thp_save_settings();
+	thp_write_string("enabled", "never");
+	use_large_folios(false);
+	self->window = reserve(3);
+	ASSERT_NE(self->window, NULL);
+	self->aside = self->window + 2 * WINDOW;
+	self->pagemap = open("/proc/self/pagemap", O_RDONLY);
+	self->gup = open("/sys/kernel/debug/gup_test", O_RDWR);
+}
+
+FIXTURE_TEARDOWN(collapse_holds)
+{
+	if (!self->window)
+		return;
+	hold_after("none");
+	write_num(BAD_COUNT, 0);
+	write_num(BAD_COPY, 0);
+	close(self->gup);
+	close(self->uffd);
+	close(self->pagemap);
+	EXPECT_EQ(pins_left(), 0);
+	thp_restore_settings();
+}
+
+static char *page(FIXTURE_DATA(collapse_holds) * self, size_t i)
+{
+	return self->window + i * psize();
+}
+
+static void write_page(FIXTURE_DATA(collapse_holds) * self, size_t i, unsigned char value)
+{
+	memset(page(self, i), value, psize());
+	self->expected[i] = value;
+}
+
+/* Fresh memory, with nothing in it. */
+static bool map(char *mem)
+{
+	return mmap(mem, WINDOW, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == mem;
+}
+
+/* Has the first pages written, all but one hole and one zero page. */
+static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_holds) * self,
+		 size_t pages)
+{
+	ASSERT_TRUE(map(self->window));
+	memset(self->expected, 0, sizeof(self->expected));
+	for (size_t i = 0; i < pages; i++)
+		if (i != HOLE && i != ZERO_PAGE)
+			write_page(self, i, 1 + i % 100);
+	FORCE_READ(page(self, ZERO_PAGE)[0]);
+}
+
+static bool page_intact(FIXTURE_DATA(collapse_holds) * self, size_t i)
+{
+	for (size_t j = 0; j < psize(); j += PROBE)
+		if ((unsigned char)page(self, i)[j] != self->expected[i])
+			return false;
+	return true;
+}
+
+static bool intact(FIXTURE_DATA(collapse_holds) * self)
+{
+	for (size_t i = 0; i < PAGES; i++)
+		if (!page_intact(self, i))
+			return false;
+	return true;
+}
+
+static void *collapse(void *argument)
+{
+	FIXTURE_DATA(collapse_holds) * self = argument;
+
+	self->collapser = gettid();
+	self->result = madvise(self->window, WINDOW, MADV_COLLAPSE) ? errno : 0;
+	return NULL;
+}
+
+/* A collapse of the window that is held. */
+static pthread_t held_collapse(struct __test_metadata *_metadata,
+			       FIXTURE_DATA(collapse_holds) * self, const char *pass)
+{
+	pthread_t thread;
+
+	hold_after(pass);
+	ASSERT_EQ(pthread_create(&thread, NULL, collapse, self), 0);
+	EXPECT_TRUE(wait_held()) {
+		TH_LOG("not held after %s", pass);
+	}
+	return thread;
+}
+
+static void let_go(struct __test_metadata *_metadata, pthread_t thread)
+{
+	hold_after("none");
+	ASSERT_EQ(pthread_join(thread, NULL), 0);
+}
+
+/* One that acts while a collapse is held, and may have to wait for it. */
+struct actor {
+	FIXTURE_DATA(collapse_holds) * self;
+	void (*act)(struct actor *actor);
+	/* What it acts upon, and how. */
+	size_t page;
+	uint64_t mode;
+	/* Where, unless anywhere. */
+	const cpu_set_t *cpu;
+	pid_t child, tid;
+	int result;
+	atomic_bool done;
+	pthread_t thread;
+};
+
+static void *run_actor(void *argument)
+{
+	struct actor *actor = argument;
+
+	actor->tid = gettid();
+	if (actor->cpu)
+		sched_setaffinity(0, sizeof(*actor->cpu), actor->cpu);
+	actor->act(actor);
+	actor->done = true;
+	return NULL;
+}
+
+static void start(struct __test_metadata *_metadata, struct actor *actor)
+{
+	ASSERT_EQ(pthread_create(&actor->thread, NULL, run_actor, actor), 0);
+}
+
+/* Acts at once, or begins to wait. */
+static void start_and_wait(struct __test_metadata *_metadata, struct actor *actor)
+{
+	start(_metadata, actor);
+	for (int ms = 0; !actor->done && ms < 50; ms++)
+		usleep(1000);
+}
+
+static void finish(struct __test_metadata *_metadata, struct actor *actor)
+{
+	ASSERT_EQ(pthread_join(actor->thread, NULL), 0);
+}
+
+static bool register_aside(FIXTURE_DATA(collapse_holds) * self)
+{
+	if (self->uffd >= 0)
+		close(self->uffd);
+	self->uffd = open_userfaultfd(0);
+	return map(self->aside) && self->uffd >= 0 &&
+	       !uffd_register(self->uffd, self->aside, WINDOW, true, false, false);
+}
+
+/* --- others that want a source ---------------------------------------------------- */
+
+static void move_aside(struct actor *actor)
+{
+	FIXTURE_DATA(collapse_holds) * self = actor->self;
+	struct uffdio_move move = {
+		.dst = (uintptr_t)self->aside,
+		.src = (uintptr_t)page(self, actor->page),
+		.len = psize(),
+		.mode = actor->mode,
+	};
+
+	actor->result = ioctl(self->uffd, UFFDIO_MOVE, &move) ? errno : 0;
+}
+
+/*
+ * UFFDIO_MOVE gives up for good when it finds a pin. It must not find ours: it waits for
+ * the lock of the page, or goes on trying, until the page is huge or was given back.
+ */
+TEST_F_TIMEOUT(collapse_holds, moved_while_held, 60)
+{
+	for (size_t i = 0; i < 10 * ARRAY_SIZE(mapped); i++) {
+		struct actor mover = { .self = self, .act = move_aside, .page = PAGE };
+		bool large = use_large_folios(i % 5 == 4);
+		unsigned char moved;
+		pthread_t collapser;
+
+		fill(_metadata, self, PAGES);
+		ASSERT_TRUE(register_aside(self));
+		collapser = held_collapse(_metadata, self, mapped[i % ARRAY_SIZE(mapped)]);
+		start(_metadata, &mover);
+		if (large)
+			usleep(10000);
+		else
+			EXPECT_TRUE(wait_asleep(&mover.tid));
+		EXPECT_FALSE(mover.done);
+		let_go(_metadata, collapser);
+		finish(_metadata, &mover);
+		ASSERT_EQ(mover.result, 0) {
+			TH_LOG("%s folio, after %s", large ? "large" : "small",
+			       mapped[i % ARRAY_SIZE(mapped)]);
+		}
+		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN);
+		moved = self->expected[PAGE];
+		self->expected[PAGE] = 0;
+		EXPECT_TRUE(intact(self));
+		for (size_t j = 0; j < psize(); j += PROBE)
+			ASSERT_EQ((unsigned char)self->aside[j], moved);
+	}
+}
+
+/* --- others that come at the switch ----------------------------------------------- */
+
+/*
+ * One that acts so long after the collapse goes on, or before that, as is found to be right,
+ * on a CPU of its own.
+ */
+struct racer {
+	struct actor actor;
+	cpu_set_t cpu;
+	atomic_bool ready, go;
+	int base, delay;
+	unsigned int early;
+};
+
+static void pass_time(int loops)
+{
+	atomic_int passed = 0;
+
+	while (passed < loops)
+		passed++;
+}
+
+static void *run_racer(void *argument)
+{
+	struct racer *racer = argument;
+
+	sched_setaffinity(0, sizeof(racer->cpu), &racer->cpu);
+	racer->ready = true;
+	while (!racer->go)
+		;
+	pass_time(racer->delay);
+	racer->actor.act(&racer->actor);
+	racer->actor.done = true;
+	return NULL;
+}
+
+/* On two CPUs, one for the racer and one for all others. */
+static bool part(struct racer *racer)
+{
+	cpu_set_t all, rest;
+	int cpu = 0;
+
+	if (sched_getaffinity(0, sizeof(all), &all) || CPU_COUNT(&all) < 2)
+		return false;
+	while (!CPU_ISSET(cpu, &all))
+		cpu++;
+	CPU_ZERO(&rest);
+	CPU_SET(cpu, &rest);
+	CPU_CLR(cpu, &all);
+	while (!CPU_ISSET(cpu, &all))
+		cpu++;
+	CPU_ZERO(&racer->cpu);
+	CPU_SET(cpu, &racer->cpu);
+	return !sched_setaffinity(0, sizeof(rest), &rest);
+}
+
+/* Sources that are written now are copied again at the switch, which takes so much longer. */
+#define REWRITTEN	30
+
+static pthread_t begin_race(struct __test_metadata *_metadata,
+			    FIXTURE_DATA(collapse_holds) * self)
+{
+	pthread_t collapser = held_collapse(_metadata, self, "copy");
+
+	for (size_t i = 0; i < REWRITTEN; i++)
+		write_page(self, i + PAGE + 1, 150 + i);
+	return collapser;
+}
+
+static void end_race(struct __test_metadata *_metadata, struct racer *racer, pthread_t collapser)
+{
+	racer->ready = false;
+	racer->go = false;
+	racer->actor.done = false;
+	ASSERT_EQ(pthread_create(&racer->actor.thread, NULL, run_racer, racer), 0);
+	while (!racer->ready)
+		usleep(100);
+	racer->go = true;
+	pass_time(-racer->delay);
+	let_go(_metadata, collapser);
+	finish(_metadata, &racer->actor);
+}
+
+/* The time of the switch is where the one becomes the other. */
+static void adjust(struct racer *racer, bool was_early)
+{
+	int step = abs(racer->base) / 6 + 20;
+
+	racer->early += was_early;
+	racer->base += was_early ? step : -step;
+	racer->delay = racer->base - step + rand() % (2 * step + 1);
+}
+
+#define RACES		30
+
+/*
+ * UFFDIO_MOVE reads an entry of a page table, and looks again when it has the lock. The table
+ * of a huge page is gone by then, its entries are none: that is no hole of the source.
+ */
+static void race_to_move(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_holds) * self,
+			 size_t from, uint64_t mode)
+{
+	struct racer mover = {
+		.actor = { .self = self, .act = move_aside, .page = from, .mode = mode },
+		.base = 1000,
+	};
+
+	if (!part(&mover))
+		SKIP(return, "one CPU is not enough");
+	for (int i = 0; i < RACES; i++) {
+		unsigned char moved;
+		bool was_early;
+
+		fill(_metadata, self, PAGE + REWRITTEN + 1);
+		ASSERT_TRUE(register_aside(self));
+		end_race(_metadata, &mover, begin_race(_metadata, self));
+		ASSERT_EQ(mover.actor.result, 0) {
+			TH_LOG("round %d: %s", i, strerror(mover.actor.result));
+		}
+		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN);
+		ASSERT_TRUE(pagemap_is_populated(self->pagemap, self->aside)) {
+			TH_LOG("round %d: moved, and not there", i);
+		}
+		/* To move a page of what is huge splits it. */
+		was_early = is_huge(self->window);
+		adjust(&mover, was_early);
+		moved = self->expected[from];
+		self->expected[from] = 0;
+		EXPECT_TRUE(intact(self));
+		for (size_t j = 0; j < psize(); j += PROBE)
+			ASSERT_EQ((unsigned char)self->aside[j], moved);
+	}
+	TH_LOG("%u of %u before the switch", mover.early, RACES);
+}
+
+TEST_F_TIMEOUT(collapse_holds, moved_while_switched, 60)
+{
+	race_to_move(_metadata, self, PAGE, 0);
+}
+
+TEST_F_TIMEOUT(collapse_holds, zero_page_moved_while_switched, 60)
+{
+	race_to_move(_metadata, self, ZERO_PAGE, 0);
+}
+
+TEST_F_TIMEOUT(collapse_holds, zero_page_moved_as_hole_may, 60)
+{
+	race_to_move(_metadata, self, ZERO_PAGE, UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES);
+}
+
+static void write_late(struct actor *actor)
+{
+	write_page(actor->self, PAGE, 0x51);
+	write_page(actor->self, HOLE, 0x52);
+	write_page(actor->self, ZERO_PAGE, 0x53);
+}
+
+/* Memory that was freed lately is allocated again, and written. */
+static void use_free_pages(void)
+{
+	char *mem = mmap(NULL, WINDOW / 4, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (mem == MAP_FAILED)
+		return;
+	memset(mem, 0xa5, WINDOW / 4);
+	munmap(mem, WINDOW / 4);
+}
+
+/*
+ * A write fault has read the entry of a source, and gets the lock of its table when that
+ * was replaced and the source is free. It must look again, and write to the huge page.
+ */
+TEST_F_TIMEOUT(collapse_holds, written_while_switched, 60)
+{
+	struct racer writer = { .actor = { .self = self, .act = write_late } };
+
+	if (!part(&writer))
+		SKIP(return, "one CPU is not enough");
+	for (int i = 0; i < RACES; i++) {
+		unsigned long recopied;
+		bool was_early;
+
+		fill(_metadata, self, PAGE + REWRITTEN + 1);
+		recopied = read_num(RECOPIED);
+		end_race(_metadata, &writer, begin_race(_metadata, self));
+		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN);
+		was_early = self->result || read_num(RECOPIED) != recopied + REWRITTEN;
+		adjust(&writer, was_early);
+		use_free_pages();
+		ASSERT_TRUE(intact(self)) {
+			TH_LOG("round %d, result %d", i, self->result);
+		}
+	}
+	TH_LOG("%u of %u before the switch", writer.early, RACES);
+}
+
+/* --- devices ---------------------------------------------------------------------- */
+
+static bool pin(FIXTURE_DATA(collapse_holds) * self, char *mem, size_t pages,
+		unsigned int flags)
+{
+	struct pin_longterm_test pin = {
+		.addr = (uintptr_t)mem,
+		.size = pages * psize(),
+		.flags = flags,
+	};
+
+	return !ioctl(self->gup, PIN_LONGTERM_TEST_START, &pin);
+}
+
+static bool unpin(FIXTURE_DATA(collapse_holds) * self)
+{
+	return !ioctl(self->gup, PIN_LONGTERM_TEST_STOP);
+}
+
+/* Whether a device sees what a thread sees. */
+static bool pin_sees(FIXTURE_DATA(collapse_holds) * self, const char *mem, size_t pages)
+{
+	static char seen[4 * HPAGE_SIZE / 512];
+	uint64_t to = (uintptr_t)seen;
+
+	return !ioctl(self->gup, PIN_LONGTERM_TEST_READ, &to) &&
+	       !memcmp(seen, mem, pages * psize());
+}
+
+/* The pages of ZONE_MOVABLE, of the first node that has any. */
+static bool find_movable(unsigned long *start, unsigned long *pages)
+{
+	FILE *file = fopen("/proc/zoneinfo", "r");
+	bool movable = false;
+	char line[256], zone[32];
+	unsigned long n;
+
+	*start = 0;
+	*pages = 0;
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "Node %lu, zone %31s", &n, zone) == 2)
+			movable = !*pages && !strcmp(zone, "Movable");
+		else if (movable && sscanf(line, " spanned %lu", &n) == 1)
+			*pages = n;
+		else if (movable && sscanf(line, " start_pfn: %lu", &n) == 1)
+			*start = n;
+	}
+	if (file)
+		fclose(file);
+	return *pages;
+}
+
+/* A device that is given a page to write, and gives it back, before the switch. */
+TEST_F_TIMEOUT(collapse_holds, pinned_and_unpinned, 60)
+{
+	unsigned long start, pages;
+
+	if (self->gup < 0)
+		SKIP(return, "no gup_test");
+	if (find_movable(&start, &pages))
+		SKIP(return, "who pins memory has to wait in ZONE_MOVABLE");
+	for (size_t i = 0; i < ARRAY_SIZE(mapped); i++) {
+		pthread_t collapser;
+
+		fill(_metadata, self, PAGES);
+		collapser = held_collapse(_metadata, self, mapped[i]);
+		ASSERT_TRUE(pin(self, page(self, PAGE), 1, PIN_LONGTERM_TEST_FLAG_USE_WRITE |
+				PIN_LONGTERM_TEST_FLAG_USE_FAST));
+		write_page(self, PAGE, 77);
+		EXPECT_TRUE(pin_sees(self, page(self, PAGE), 1));
+		EXPECT_TRUE(unpin(self));
+		let_go(_metadata, collapser);
+		EXPECT_EQ(self->result, 0);
+		EXPECT_TRUE(is_huge(self->window));
+		EXPECT_TRUE(intact(self));
+	}
+}
+
+/* The second half is in memory that is missing until it is told. */
+static void write_in_halves(struct actor *actor)
+{
+	FIXTURE_DATA(collapse_holds) * self = actor->self;
+	size_t half = psize() / 2;
+	char first[HPAGE_SIZE / 1024];
+	struct iovec local[] = { { first, half }, { self->aside, half } };
+	struct iovec remote = { page(self, PAGE), psize() };
+
+	memset(first, 77, half);
+	actor->result = process_vm_writev(getpid(), local, 2, &remote, 1, 0);
+}
+
+/* Who gives back a pin waits for the lock of a page, unless that is dirty already. */
+static bool make_dirty(FIXTURE_DATA(collapse_holds) * self)
+{
+	struct iovec iov = { page(self, PAGE), psize() };
+
+	return process_vm_writev(getpid(), &iov, 1, &iov, 1, 0) == (ssize_t)psize();
+}
+
+static bool first_half_is_there(FIXTURE_DATA(collapse_holds) * self)
+{
+	return wait_until(FORCE_READ(page(self, PAGE)[psize() / 2 - 1]) == 77);
+}
+
+static void write_second_half(struct actor *actor)
+{
+	static char second[HPAGE_SIZE / 512];
+	struct uffdio_copy copy = {
+		.dst = (uintptr_t)actor->self->aside,
+		.src = (uintptr_t)second,
+		.len = psize(),
+	};
+
+	memset(second, 77, psize());
+	actor->result = ioctl(actor->self->uffd, UFFDIO_COPY, &copy);
+}
+
+/*
+ * Half of a page is written through a pin, as by a device. As long as the page is pinned it
+ * must stay where it is; if it is given back in time, both halves are there.
+ */
+TEST_F_TIMEOUT(collapse_holds, half_written_through_pin, 60)
+{
+	for (size_t i = 0; i < 2 * ARRAY_SIZE(mapped); i++) {
+		struct actor writer = { .self = self, .act = write_in_halves };
+		struct actor second = { .self = self, .act = write_second_half };
+		bool in_time = i % 2;
+		pthread_t collapser;
+
+		fill(_metadata, self, PAGES);
+		ASSERT_TRUE(make_dirty(self));
+		ASSERT_TRUE(register_aside(self));
+		collapser = held_collapse(_metadata, self, mapped[i / 2]);
+		start(_metadata, &writer);
+		ASSERT_TRUE(first_half_is_there(self));
+		if (!in_time)
+			let_go(_metadata, collapser);
+		second.act(&second);
+		EXPECT_EQ(second.result, 0);
+		finish(_metadata, &writer);
+		EXPECT_EQ(writer.result, psize());
+		if (in_time)
+			let_go(_metadata, collapser);
+		self->expected[PAGE] = 77;
+		EXPECT_EQ(self->result, in_time ? 0 : EAGAIN);
+		EXPECT_EQ(is_huge(self->window), in_time);
+		EXPECT_TRUE(intact(self));
+	}
+}
+
+/* The same, and it is given back at the switch, before or after references are counted. */
+TEST_F_TIMEOUT(collapse_holds, unpinned_while_switched, 60)
+{
+	struct racer second = {
+		.actor = { .self = self, .act = write_second_half },
+		/* The thread that it lets go on is a while on its way. */
+		.base = -200000,
+	};
+
+	if (!part(&second))
+		SKIP(return, "one CPU is not enough");
+	for (int i = 0; i < RACES; i++) {
+		struct actor writer = {
+			.self = self, .act = write_in_halves, .cpu = &second.cpu,
+		};
+		unsigned long recopied = read_num(RECOPIED);
+		pthread_t collapser;
+		bool was_early;
+
+		fill(_metadata, self, PAGE + REWRITTEN + 1);
+		ASSERT_TRUE(make_dirty(self));
+		ASSERT_TRUE(register_aside(self));
+		collapser = begin_race(_metadata, self);
+		start(_metadata, &writer);
+		ASSERT_TRUE(first_half_is_there(self));
+		end_race(_metadata, &second, collapser);
+		finish(_metadata, &writer);
+		EXPECT_EQ(second.actor.result, 0);
+		EXPECT_EQ(writer.result, psize());
+		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN);
+		was_early = read_num(RECOPIED) == recopied + REWRITTEN + 1;
+		adjust(&second, was_early);
+		self->expected[PAGE] = 77;
+		ASSERT_TRUE(intact(self)) {
+			TH_LOG("round %d, result %d", i, self->result);
+		}
+	}
+	TH_LOG("%u of %u before the switch", second.early, RACES);
+}
+
+/* Returns how many faults the device took, or -1. */
+static int write_by_device(int device, char *to, unsigned char value)
+{
+	static char data[HPAGE_SIZE / 512];
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (uintptr_t)to,
+		.ptr = (uintptr_t)data,
+		.npages = 1,
+	};
+
+	memset(data, value, psize());
+	return ioctl(device, HMM_DMIRROR_WRITE, &cmd) ? -1 : (int)cmd.faults;
+}
+
+/*
+ * A device with page tables of its own writes through an entry that it has, and nothing in
+ * ours tells of it. It must lose that each time the window is made read-only.
+ */
+TEST_F_TIMEOUT(collapse_holds, written_by_device, 60)
+{
+	int device = open("/dev/hmm_dmirror0", O_RDWR);
+	unsigned long rounds = read_num(ROUNDS);
+	pthread_t collapser;
+
+	if (device < 0)
+		SKIP(return, "no device that mirrors memory");
+	fill(_metadata, self, PAGES);
+	EXPECT_EQ(write_by_device(device, page(self, PAGE), 70), 1);
+	collapser = held_collapse(_metadata, self, "protect");
+	EXPECT_EQ(write_by_device(device, page(self, PAGE), 71), 1);
+	EXPECT_TRUE(held_next("copy"));
+	EXPECT_EQ(write_by_device(device, page(self, PAGE), 72), 0);
+	for (size_t i = 300; i < 300 + MANY; i++)
+		write_page(self, i, 78);
+	EXPECT_TRUE(held_next("protect"));
+	EXPECT_TRUE(held_next("copy"));
+	EXPECT_EQ(write_by_device(device, page(self, PAGE), 73), 1);
+	let_go(_metadata, collapser);
+	self->expected[PAGE] = 73;
+	EXPECT_EQ(self->result, 0);
+	EXPECT_EQ(read_num(ROUNDS), rounds + 1);
+	EXPECT_TRUE(is_huge(self->window));
+	EXPECT_TRUE(intact(self));
+	/* It does not write to what was freed, either. */
+	EXPECT_EQ(write_by_device(device, page(self, PAGE), 74), 1);
+	self->expected[PAGE] = 74;
+	EXPECT_TRUE(intact(self));
+	close(device);
+}
+
+/* --- writes by other ways --------------------------------------------------------- */
+
+/* As a debugger does, to a process that is stopped for it. */
+static void poke(struct actor *actor)
+{
+	char *to = page(actor->self, PAGE);
+	long word;
+	int status;
+
+	actor->result = -1;
+	memset(&word, 0x5a, sizeof(word));
+	if (ptrace(PTRACE_SEIZE, actor->child, NULL, NULL) ||
+	    ptrace(PTRACE_INTERRUPT, actor->child, NULL, NULL) ||
+	    waitpid(actor->child, &status, __WALL) != actor->child)
+		return;
+	actor->result = 0;
+	for (size_t i = 0; i < psize(); i += sizeof(word))
+		actor->result |= ptrace(PTRACE_POKEDATA, actor->child, to + i, word);
+	ptrace(PTRACE_DETACH, actor->child, NULL, NULL);
+}
+
+static void *collapse_of(void *argument)
+{
+	struct actor *actor = argument;
+	struct iovec range = { actor->self->window, WINDOW };
+	int pidfd = syscall(__NR_pidfd_open, actor->child, 0);
+
+	actor->result = syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, 0) < 0 ?
+			errno : 0;
+	close(pidfd);
+	return NULL;
+}
+
+/* A child with the window, which stays as it is. */
+static pid_t fork_filled(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_holds) * self,
+			 int prot)
+{
+	int filled[2];
+	pid_t child;
+	char c = 0;
+
+	ASSERT_TRUE(map(self->window));
+	ASSERT_EQ(pipe(filled), 0);
+	child = fork();
+	ASSERT_GE(child, 0);
+	if (!child) {
+		fill(_metadata, self, PAGES);
+		mprotect(self->window, WINDOW, prot);
+		if (write(filled[1], &c, 1) != 1)
+			_exit(1);
+		while (1)
+			pause();
+	}
+	EXPECT_EQ(read(filled[0], &c, 1), 1);
+	close(filled[0]);
+	close(filled[1]);
+	return child;
+}
+
+/*
+ * A debugger writes memory that its process cannot write, and the entry of the page stays
+ * read-only, or becomes so again.
+ */
+TEST_F_TIMEOUT(collapse_holds, poked, 60)
+{
+	static const struct {
+		const char *pass;
+		int prot;
+	} cases[] = {
+		{ "protect", PROT_READ | PROT_WRITE },
+		{ "copy", PROT_READ | PROT_WRITE },
+		{ "switch", PROT_READ | PROT_WRITE },
+		{ "fault_in", PROT_READ },
+		{ "isolate", PROT_READ },
+		{ "copy", PROT_READ },
+		{ "switch", PROT_READ },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		unsigned long old_way = read_num(OLD_WAY);
+		struct actor collapser = { .self = self }, poker = { .self = self, .act = poke };
+		struct iovec local = { self->aside, WINDOW }, remote = { self->window, WINDOW };
+
+		collapser.child = fork_filled(_metadata, self, cases[i].prot);
+		poker.child = collapser.child;
+		hold_after(cases[i].pass);
+		ASSERT_EQ(pthread_create(&collapser.thread, NULL, collapse_of, &collapser), 0);
+		EXPECT_TRUE(wait_held());
+		start_and_wait(_metadata, &poker);
+		hold_after("none");
+		finish(_metadata, &collapser);
+		finish(_metadata, &poker);
+		EXPECT_EQ(poker.result, 0);
+		EXPECT_TRUE(collapser.result == 0 || collapser.result == EAGAIN) {
+			TH_LOG("case %zu: %s", i, strerror(collapser.result));
+		}
+		if (!(cases[i].prot & PROT_WRITE))
+			EXPECT_GT(read_num(OLD_WAY), old_way);
+
+		/* Both have the same addresses: look at a copy of what the child has. */
+		ASSERT_TRUE(map(self->aside));
+		EXPECT_EQ(process_vm_readv(poker.child, &local, 1, &remote, 1, 0), WINDOW);
+		ASSERT_TRUE(map(self->window));
+		memset(self->expected, 0, sizeof(self->expected));
+		for (size_t j = 0; j < PAGES; j++)
+			self->expected[j] = j == HOLE || j == ZERO_PAGE ? 0 : 1 + j % 100;
+		self->expected[PAGE] = 0x5a;
+		memcpy(self->window, self->aside, WINDOW);
+		EXPECT_TRUE(intact(self)) {
+			TH_LOG("case %zu", i);
+		}
+		kill(poker.child, SIGKILL);
+		ASSERT_EQ(waitpid(poker.child, NULL, __WALL), poker.child);
+	}
+}
+
+static bool uffd_protect(FIXTURE_DATA(collapse_holds) * self, size_t i, bool protect)
+{
+	struct uffdio_writeprotect wp = {
+		.range = { (uintptr_t)page(self, i), psize() },
+		.mode = protect ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+	};
+
+	return !ioctl(self->uffd, UFFDIO_WRITEPROTECT, &wp);
+}
+
+static bool uffd_rwprotect(FIXTURE_DATA(collapse_holds) * self, size_t i, bool protect)
+{
+	struct uffdio_rwprotect rwp = {
+		.range = { (uintptr_t)page(self, i), psize() },
+		.mode = protect ? UFFDIO_RWPROTECT_MODE_RWP : 0,
+	};
+
+	return !ioctl(self->uffd, UFFDIO_RWPROTECT, &rwp);
+}
+
+/* Before and after, before, and after. */
+static void write_around(struct actor *actor,
+			 bool (*protect)(FIXTURE_DATA(collapse_holds) * self, size_t i, bool on))
+{
+	FIXTURE_DATA(collapse_holds) * self = actor->self;
+
+	write_page(self, PAGE, 60);
+	write_page(self, PAGE + 1, 61);
+	for (size_t i = PAGE; i < PAGE + 3; i++)
+		actor->result |= !protect(self, i, true);
+	for (size_t i = PAGE; i < PAGE + 3; i++)
+		actor->result |= !protect(self, i, false);
+	write_page(self, PAGE, 62);
+	write_page(self, PAGE + 2, 63);
+}
+
+static void write_around_protection(struct actor *actor)
+{
+	write_around(actor, uffd_protect);
+}
+
+static void write_around_rwp(struct actor *actor)
+{
+	write_around(actor, uffd_rwprotect);
+	/* Nobody is asked, and the protection goes. */
+	actor->result |= !uffd_rwprotect(actor->self, PAGE + 4, true);
+	write_page(actor->self, PAGE + 4, 64);
+	actor->result |= !uffd_rwprotect(actor->self, PAGE + 5, true);
+	FORCE_READ(page(actor->self, PAGE + 5)[0]);
+}
+
+static size_t scan_written(FIXTURE_DATA(collapse_holds) * self, bool protect)
+{
+	struct page_region regions[64];
+	struct pm_scan_arg scan = {
+		.size = sizeof(scan),
+		.flags = protect ? PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC : 0,
+		.start = (uintptr_t)self->window,
+		.end = (uintptr_t)self->window + WINDOW,
+		.vec = (uintptr_t)regions,
+		.vec_len = ARRAY_SIZE(regions),
+		.category_mask = PAGE_IS_WRITTEN,
+		.return_mask = PAGE_IS_WRITTEN,
+	};
+	int nr = ioctl(self->pagemap, PAGEMAP_SCAN, &scan);
+	size_t pages = 0;
+
+	for (int i = 0; i < nr; i++)
+		pages += (regions[i].end - regions[i].start) / psize();
+	return pages;
+}
+
+#define WATCHED		3
+
+/* Has it noted what is written from now on. */
+static void scan_and_write(struct actor *actor)
+{
+	FIXTURE_DATA(collapse_holds) * self = actor->self;
+
+	write_page(self, PAGE, 65);
+	scan_written(self, true);
+	for (size_t i = PAGE; i < PAGE + WATCHED; i++)
+		write_page(self, i, 66);
+}
+
+static bool register_for(FIXTURE_DATA(collapse_holds) * self, uint64_t features, uint64_t mode)
+{
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)self->window, WINDOW },
+		.mode = mode,
+	};
+
+	if (self->uffd >= 0)
+		close(self->uffd);
+	self->uffd = open_userfaultfd(features);
+	return self->uffd >= 0 && !ioctl(self->uffd, UFFDIO_REGISTER, &reg);
+}
+
+/*
+ * userfaultfd takes permissions away from entries, and gives them back, under no lock that
+ * a collapse has: an entry that was written may look as if it was not.
+ */
+static void act_while_protecting(struct __test_metadata *_metadata,
+				 FIXTURE_DATA(collapse_holds) * self,
+				 void (*act)(struct actor *actor), uint64_t features,
+				 uint64_t mode)
+{
+	static const char * const passes[] = {
+		"scan", "provide", "fault_in", "isolate", "copy", "switch",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
+		struct actor actor = { .self = self, .act = act };
+		pthread_t collapser;
+
+		fill(_metadata, self, PAGES);
+		/* userfaultfd wants to be told when a page is missing. */
+		write_page(self, HOLE, 58);
+		write_page(self, ZERO_PAGE, 59);
+		if (!register_for(self, features, mode))
+			SKIP(return, "userfaultfd cannot do that");
+		collapser = held_collapse(_metadata, self, passes[i]);
+		start_and_wait(_metadata, &actor);
+		let_go(_metadata, collapser);
+		finish(_metadata, &actor);
+		EXPECT_EQ(actor.result, 0);
+		if (act == scan_and_write) {
+			EXPECT_GE(scan_written(self, false), WATCHED) {
+				TH_LOG("after %s", passes[i]);
+			}
+			if (!is_huge(self->window))
+				EXPECT_EQ(scan_written(self, false), WATCHED);
+		}
+		EXPECT_TRUE(intact(self)) {
+			TH_LOG("after %s, result %d", passes[i], self->result);
+		}
+	}
+}
+
+TEST_F_TIMEOUT(collapse_holds, write_protected_and_back, 60)
+{
+	act_while_protecting(_metadata, self, write_around_protection, 0,
+			     UFFDIO_REGISTER_MODE_WP);
+}
+
+TEST_F_TIMEOUT(collapse_holds, access_protected_and_back, 60)
+{
+	act_while_protecting(_metadata, self, write_around_rwp,
+			     UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC, UFFDIO_REGISTER_MODE_RWP);
+}
+
+TEST_F_TIMEOUT(collapse_holds, watched_for_writes, 60)
+{
+	act_while_protecting(_metadata, self, scan_and_write,
+			     UFFD_FEATURE_WP_ASYNC, UFFDIO_REGISTER_MODE_WP);
+}
+
+/* --- large folios ----------------------------------------------------------------- */
+
+/* Each of them has a third of the pages for its own, in runs of a folio's size. */
+#define RUN		4
+
+struct user {
+	FIXTURE_DATA(collapse_holds) * self;
+	/* The first run that is its own, of three. */
+	size_t first;
+	unsigned int seed;
+	atomic_bool stop;
+	unsigned long bad, done;
+	pthread_t thread;
+};
+
+static size_t draw_run(struct user *user)
+{
+	size_t runs = PAGES / RUN / 3;
+
+	return RUN * (3 * (rand_r(&user->seed) % runs) + user->first);
+}
+
+static bool run_intact(FIXTURE_DATA(collapse_holds) * self, size_t first)
+{
+	bool good = true;
+
+	for (size_t i = first; i < first + RUN; i++)
+		good &= page_intact(self, i);
+	return good;
+}
+
+static void *write_runs(void *argument)
+{
+	struct user *user = argument;
+
+	while (!user->stop) {
+		size_t i = draw_run(user);
+
+		user->bad += !run_intact(user->self, i);
+		for (size_t j = 0; j < RUN; j++)
+			write_page(user->self, i + j, rand_r(&user->seed));
+		user->done++;
+	}
+	return NULL;
+}
+
+static void *pin_runs(void *argument)
+{
+	FIXTURE_DATA(collapse_holds) * self = ((struct user *)argument)->self;
+	struct user *user = argument;
+
+	while (!user->stop) {
+		size_t i = draw_run(user);
+
+		user->bad += !run_intact(self, i);
+		if (!pin(self, page(self, i), RUN, rand_r(&user->seed) %
+			 (PIN_LONGTERM_TEST_FLAG_USE_FAST + 1) | PIN_LONGTERM_TEST_FLAG_USE_WRITE))
+			continue;
+		for (size_t j = 0; j < RUN; j++)
+			write_page(self, i + j, rand_r(&user->seed));
+		usleep(rand_r(&user->seed) % 2000);
+		user->bad += !pin_sees(self, page(self, i), RUN);
+		unpin(self);
+		user->done++;
+		/* Time for a collapse. */
+		usleep(rand_r(&user->seed) % 50000);
+	}
+	return NULL;
+}
+
+static void *page_runs_out(void *argument)
+{
+	struct user *user = argument;
+
+	while (!user->stop) {
+		madvise(page(user->self, draw_run(user)), 10 * RUN * psize(), MADV_PAGEOUT);
+		user->done++;
+		usleep(rand_r(&user->seed) % 50000);
+	}
+	return NULL;
+}
+
+#define TRIES		400
+#define COLLAPSES	20
+
+/*
+ * The references of a large folio come from its mappings in several entries, and from the
+ * swap cache, once a page. One that is a pin must not be taken for one of these, while
+ * reclaim and swap-in change their number.
+ */
+TEST_F_TIMEOUT(collapse_holds, large_folios_in_use, 100)
+{
+	struct user users[] = {
+		{ .self = self, .first = 0, .seed = 1 },
+		{ .self = self, .first = 1, .seed = 2 },
+		{ .self = self, .first = 2, .seed = 3 },
+	};
+	void *(* const uses[])(void *) = { write_runs, pin_runs, page_runs_out };
+	unsigned int collapsed = 0, tries = 0;
+
+	if (self->gup < 0 || !use_large_folios(true))
+		SKIP(return, "no gup_test, or no folios of four pages");
+	ASSERT_TRUE(map(self->window));
+	for (size_t i = 0; i < PAGES; i++)
+		write_page(self, i, 1 + i % 100);
+	for (size_t i = 0; i < ARRAY_SIZE(users); i++)
+		ASSERT_EQ(pthread_create(&users[i].thread, NULL, uses[i], &users[i]), 0);
+	for (; tries < TRIES && collapsed < COLLAPSES; tries++) {
+		collapse(self);
+		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN) {
+			TH_LOG("%s", strerror(self->result));
+		}
+		collapsed += !self->result;
+		/* Or later. */
+		if (self->result)
+			usleep(10000);
+		else
+			madvise(self->window, WINDOW, MADV_PAGEOUT);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(users); i++)
+		users[i].stop = true;
+	for (size_t i = 0; i < ARRAY_SIZE(users); i++) {
+		ASSERT_EQ(pthread_join(users[i].thread, NULL), 0);
+		EXPECT_EQ(users[i].bad, 0);
+		EXPECT_GT(users[i].done, 0);
+	}
+	TH_LOG("%u of %u collapsed, %lu writes, %lu pins, %lu times paged out", collapsed, tries,
+	       users[0].done, users[1].done, users[2].done);
+	EXPECT_GT(collapsed, 0);
+	EXPECT_TRUE(intact(self));
+	for (tries = 0; self->result && tries < 10; tries++)
+		collapse(self);
+	collapse(self);
+	EXPECT_EQ(self->result, 0);
+	EXPECT_TRUE(is_huge(self->window));
+	EXPECT_TRUE(intact(self));
+}
+
+/* --- others that must wait, or must not ------------------------------------------- */
+
+#define TRACING		"/sys/kernel/tracing/"
+#define PROBE_NAME	"collapse_holds/drain"
+
+static bool append(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_APPEND);
+	bool done = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	close(fd);
+	return done;
+}
+
+static bool probe_drains(bool on)
+{
+	if (on && !append(TRACING "kprobe_events", "p:" PROBE_NAME " lru_add_drain_all"))
+		return false;
+	append(TRACING "events/" PROBE_NAME "/enable", on ? "1" : "0");
+	return on || append(TRACING "kprobe_events", "-:" PROBE_NAME);
+}
+
+/* How often the LRU caches of all CPUs were drained. */
+static long drains(void)
+{
+	FILE *file = fopen(TRACING "kprobe_profile", "r");
+	char line[256], name[128];
+	unsigned long hits;
+	long drains = -1;
+
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, " %127s %lu", name, &hits) == 2 && !strcmp(name, "drain"))
+			drains = hits;
+	if (file)
+		fclose(file);
+	return drains;
+}
+
+/*
+ * Two threads want the same window. The second is refused, and does not stop all CPUs to
+ * have them drain their caches: what it found is no reference that this could drop.
+ */
+TEST_F_TIMEOUT(collapse_holds, second_is_refused_at_once, 60)
+{
+	long before;
+
+	ASSERT_EQ(stay_on_this_cpu(), 0);
+	if (!probe_drains(true))
+		SKIP(return, "no kprobes");
+	before = drains();
+	write_num("/proc/sys/vm/compact_memory", 1);
+	EXPECT_GT(drains(), before);
+	for (size_t i = 0; i < ARRAY_SIZE(mapped); i++) {
+		pthread_t collapser;
+
+		fill(_metadata, self, PAGES);
+		collapser = held_collapse(_metadata, self, mapped[i]);
+		before = drains();
+		EXPECT_EQ(madvise(self->window, WINDOW, MADV_COLLAPSE), -1);
+		EXPECT_EQ(errno, EAGAIN);
+		EXPECT_EQ(drains(), before);
+		EXPECT_EQ(nr_held(), 1);
+		let_go(_metadata, collapser);
+		EXPECT_EQ(self->result, 0);
+		EXPECT_TRUE(is_huge(self->window));
+		EXPECT_TRUE(intact(self));
+	}
+	EXPECT_TRUE(probe_drains(false));
+}
+
+static void do_fork(struct actor *actor)
+{
+	actor->child = fork();
+	while (!actor->child)
+		pause();
+}
+
+static void do_mprotect(struct actor *actor)
+{
+	actor->result = mprotect(actor->self->window, WINDOW, PROT_READ);
+}
+
+static void do_clear_refs(struct actor *actor)
+{
+	clear_softdirty();
+}
+
+static void pfns_of(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_holds) * self,
+		    pid_t pid, unsigned long *pfns)
+{
+	char path[32];
+	int pagemap;
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	pagemap = open(path, O_RDONLY);
+	ASSERT_GE(pagemap, 0);
+	for (size_t i = 0; i < PAGES; i++)
+		pfns[i] = PAGEMAP_PFN(pagemap_get_entry(pagemap, page(self, i)));
+	close(pagemap);
+}
+
+/*
+ * fork() copies pages that are pinned, in a process that has pinned any: it must not find
+ * pins of ours, be the window huge then, or given back.
+ */
+static void change_mapping(struct __test_metadata *_metadata,
+			   FIXTURE_DATA(collapse_holds) * self,
+			   void (*act)(struct actor *actor))
+{
+	static const char * const passes[] = { "protect", "copy", "switch", "copy" };
+	static unsigned long before[HPAGE_SIZE / 4096], after[HPAGE_SIZE / 4096];
+	static unsigned long in_child[HPAGE_SIZE / 4096];
+
+	/* From here on fork() looks for pins. */
+	if (self->gup < 0 || !map(self->aside) || !pin(self, self->aside, 1, 1) || !unpin(self))
+		SKIP(return, "no gup_test");
+	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
+		bool refused = i == ARRAY_SIZE(passes) - 1;
+		struct actor actor = { .self = self, .act = act };
+		pthread_t collapser;
+
+		fill(_metadata, self, PAGES);
+		pfns_of(_metadata, self, getpid(), before);
+		collapser = held_collapse(_metadata, self, passes[i]);
+		start(_metadata, &actor);
+		EXPECT_TRUE(wait_asleep(&actor.tid));
+		EXPECT_FALSE(actor.done);
+		if (refused)
+			write_num(BAD_COUNT, 1);
+		let_go(_metadata, collapser);
+		finish(_metadata, &actor);
+		EXPECT_EQ(self->result, refused && act == do_mprotect ? self->result : 0);
+		EXPECT_EQ(actor.result, 0);
+		if (act == do_fork) {
+			ASSERT_GT(actor.child, 0);
+			pfns_of(_metadata, self, getpid(), after);
+			pfns_of(_metadata, self, actor.child, in_child);
+			for (size_t j = 0; j < PAGES; j++) {
+				EXPECT_TRUE(in_child[j] == before[j] || in_child[j] == after[j]) {
+					TH_LOG("after %s%s: page %zu is a copy", passes[i],
+					       refused ? ", refused" : "", j);
+					break;
+				}
+			}
+			kill(actor.child, SIGKILL);
+			ASSERT_EQ(waitpid(actor.child, NULL, 0), actor.child);
+		}
+		EXPECT_EQ(pins_left(), 0);
+		EXPECT_TRUE(intact(self));
+		mprotect(self->window, WINDOW, PROT_READ | PROT_WRITE);
+	}
+}
+
+TEST_F_TIMEOUT(collapse_holds, fork_waits, 60)
+{
+	change_mapping(_metadata, self, do_fork);
+}
+
+TEST_F_TIMEOUT(collapse_holds, mprotect_waits, 60)
+{
+	change_mapping(_metadata, self, do_mprotect);
+}
+
+TEST_F_TIMEOUT(collapse_holds, clear_refs_waits, 60)
+{
+	change_mapping(_metadata, self, do_clear_refs);
+}
+
+/* --- windows that are put back ---------------------------------------------------- */
+
+#define FIRST_ZEROES	300
+#define NR_ZEROES	20
+#define USE_ZERO_PAGES	"/sys/kernel/mm/ksm/use_zero_pages"
+
+/*
+ * Zero pages are no sources, and those that KSM has made are counted. Nothing may happen to
+ * them as long as the huge page is not there in their place.
+ */
+TEST_F_TIMEOUT(collapse_holds, zero_pages_are_put_back, 60)
+{
+	unsigned long use_zero_pages;
+	pthread_t collapser;
+	size_t zero_pages;
+	long merged;
+
+	if (access(USE_ZERO_PAGES, W_OK))
+		SKIP(return, "no KSM");
+	use_zero_pages = read_num(USE_ZERO_PAGES);
+	write_num(USE_ZERO_PAGES, 1);
+	fill(_metadata, self, PAGES);
+	for (size_t i = FIRST_ZEROES; i < FIRST_ZEROES + NR_ZEROES; i++)
+		write_page(self, i, 0);
+	ASSERT_EQ(madvise(self->window, WINDOW, MADV_MERGEABLE), 0);
+	ASSERT_EQ(ksm_start(), 0);
+	write_num("/sys/kernel/mm/ksm/run", 0);
+	merged = ksm_get_self_zero_pages();
+	zero_pages = count_pages(self->window, WINDOW, PAGE_IS_PFNZERO);
+	EXPECT_EQ(merged, NR_ZEROES);
+	EXPECT_EQ(zero_pages, NR_ZEROES + 1);
+
+	collapser = held_collapse(_metadata, self, "copy");
+	EXPECT_EQ(ksm_get_self_zero_pages(), merged);
+	write_num(BAD_COUNT, 1);
+	/* It was refused, and is tried again. */
+	EXPECT_TRUE(held_next("protect"));
+	EXPECT_EQ(read_num(BAD_COUNT), 0);
+	EXPECT_EQ(ksm_get_self_zero_pages(), merged);
+	EXPECT_EQ(count_pages(self->window, WINDOW, PAGE_IS_PFNZERO), zero_pages);
+	EXPECT_FALSE(pagemap_is_populated(self->pagemap, page(self, HOLE)));
+	EXPECT_TRUE(intact(self));
+	let_go(_metadata, collapser);
+	EXPECT_EQ(self->result, 0);
+	EXPECT_TRUE(is_huge(self->window));
+	EXPECT_EQ(ksm_get_self_zero_pages(), 0);
+	EXPECT_TRUE(intact(self));
+	ksm_stop();
+	write_num(USE_ZERO_PAGES, use_zero_pages);
+}
+
+/*
+ * What was written is copied again: in a round of its own, or while nobody can access the
+ * window. Memory may turn out to be bad then, too.
+ */
+TEST_F_TIMEOUT(collapse_holds, bad_when_copied_again, 60)
+{
+	static const size_t written[] = { 1, 30, MANY };
+
+	for (size_t i = 0; i < ARRAY_SIZE(written); i++) {
+		pthread_t collapser;
+
+		fill(_metadata, self, PAGES);
+		collapser = held_collapse(_metadata, self, "copy");
+		for (size_t j = 0; j < written[i]; j++)
+			write_page(self, PAGE + j, 67);
+		/* The last of them. */
+		write_num(BAD_COPY, written[i]);
+		let_go(_metadata, collapser);
+		EXPECT_EQ(read_num(BAD_COPY), 0);
+		EXPECT_EQ(self->result, EINVAL);
+		EXPECT_FALSE(is_huge(self->window));
+		EXPECT_FALSE(pagemap_is_populated(self->pagemap, page(self, HOLE)));
+		EXPECT_EQ(count_pages(self->window, WINDOW, PAGE_IS_PFNZERO), 1);
+		EXPECT_TRUE(intact(self));
+		write_page(self, PAGE, 68);
+		write_page(self, PAGES - 1, 69);
+		collapse(self);
+		EXPECT_EQ(self->result, 0);
+		EXPECT_TRUE(is_huge(self->window));
+		EXPECT_TRUE(intact(self));
+	}
+}
+
+/* --- memory that must not be pinned for long -------------------------------------- */
+
+static void pin_for_long(struct actor *actor)
+{
+	actor->result = pin(actor->self, page(actor->self, PAGE), 1, actor->mode) ? 0 : errno;
+}
+
+/*
+ * Who pins memory for long has it moved out of ZONE_MOVABLE first. It waits for a page that
+ * is locked; if it found our pin instead, it would have to give up.
+ */
+TEST_F_TIMEOUT(collapse_holds, pinned_out_of_zone_movable, 60)
+{
+	static const unsigned int flags[] = {
+		PIN_LONGTERM_TEST_FLAG_USE_WRITE,
+		PIN_LONGTERM_TEST_FLAG_USE_WRITE | PIN_LONGTERM_TEST_FLAG_USE_FAST,
+		PIN_LONGTERM_TEST_FLAG_USE_FAST,
+	};
+	unsigned long start, pages, pfn;
+
+	if (self->gup < 0 || !find_movable(&start, &pages))
+		SKIP(return, "no gup_test, or no ZONE_MOVABLE");
+	for (size_t i = 0; i < ARRAY_SIZE(flags) * ARRAY_SIZE(mapped); i++) {
+		struct actor pinner = {
+			.self = self,
+			.act = pin_for_long,
+			.mode = flags[i / ARRAY_SIZE(mapped)],
+		};
+		pthread_t collapser;
+
+		fill(_metadata, self, PAGES);
+		pfn = pagemap_get_pfn(self->pagemap, page(self, PAGE));
+		if (pfn - start >= pages)
+			SKIP(return, "ZONE_MOVABLE is full");
+		collapser = held_collapse(_metadata, self, mapped[i % ARRAY_SIZE(mapped)]);
+		start_and_wait(_metadata, &pinner);
+		EXPECT_TRUE(wait_asleep(&pinner.tid));
+		EXPECT_FALSE(pinner.done);
+		let_go(_metadata, collapser);
+		finish(_metadata, &pinner);
+		ASSERT_EQ(pinner.result, 0) {
+			TH_LOG("%s", strerror(pinner.result));
+		}
+		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN);
+		pfn = pagemap_get_pfn(self->pagemap, page(self, PAGE));
+		EXPECT_GE(pfn - start, pages);
+		write_page(self, PAGE, 79);
+		EXPECT_TRUE(pin_sees(self, page(self, PAGE), 1));
+		EXPECT_TRUE(unpin(self));
+		EXPECT_TRUE(intact(self));
+	}
+}
+
+TEST_HARNESS_MAIN
