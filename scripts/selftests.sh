@@ -34,9 +34,10 @@ if [ "$kernel" = build ]; then
 fi
 
 # Ours and upstream's, each in a guest of its own, side by side: ours in one with two
-# nodes. Those that this tree has: the base lacks our own. With more processors emulated
-# than there are, those of a guest mostly wait for each other: upstream's longest test has
-# one, and so have all of upstream's on the debug kernel.
+# nodes, and what is about ZONE_MOVABLE in one that has it. Those that this tree has: the
+# base lacks our own. With more processors emulated than there are, those of a guest mostly
+# wait for each other: upstream's longest test has one, and so have all of upstream's on the
+# debug kernel.
 chosen=$out/suites/$kernel
 rm -rf "$chosen" "$BUILD/boot/$kernel-selftests"-*
 mkdir -p "$chosen"
@@ -44,6 +45,7 @@ while IFS=$'\t' read -r name limit command tries; do
 	[ -f "$tree/tools/testing/selftests/mm/${command%% *}.c" ] || continue
 	case $kernel:$name in
 	*:collapse*) group=ours ;;
+	*:zone_movable) group=movable ;;
 	*:uffd*) group=userfaultfd ;;
 	*) group=upstream ;;
 	esac
@@ -55,6 +57,7 @@ for suites in "$chosen"/*; do
 	group=selftests-$(basename "$suites") machine=()
 	case $kernel:$group in
 	*-ours) machine=("${TWO_NODES[@]}") ;;
+	*-movable) machine=(-a movablecore=1G) ;;
 	*-userfaultfd | debug:*) machine=(-p 1) ;;
 	esac
 	"$ROOT/scripts/boot.sh" -t 3000 -l "$group" "${machine[@]}" "$kernel" \

@@ -569,12 +569,18 @@ static void write_in_halves(struct actor *actor)
 	actor->result = process_vm_writev(getpid(), local, 2, &remote, 1, 0);
 }
 
-/* Who gives back a pin waits for the lock of a page, unless that is dirty already. */
+/*
+ * Who gives back a pin waits for the lock of a page, unless that is dirty already. And one
+ * that is used often becomes active, by way of an LRU cache: it is to be that already, too.
+ */
 static bool make_dirty(FIXTURE_DATA(collapse_holds) * self)
 {
 	struct iovec iov = { page(self, PAGE), psize() };
+	bool done = true;
 
-	return process_vm_writev(getpid(), &iov, 1, &iov, 1, 0) == (ssize_t)psize();
+	for (int times = 0; times < 4; times++)
+		done &= process_vm_writev(getpid(), &iov, 1, &iov, 1, 0) == (ssize_t)psize();
+	return done;
 }
 
 static bool first_half_is_there(FIXTURE_DATA(collapse_holds) * self)
@@ -604,6 +610,7 @@ TEST_F_TIMEOUT(collapse_holds, half_written_through_pin, 60)
 	for (size_t i = 0; i < 2 * ARRAY_SIZE(mapped); i++) {
 		struct actor writer = { .self = self, .act = write_in_halves };
 		struct actor second = { .self = self, .act = write_second_half };
+		unsigned long recopied = read_num(RECOPIED);
 		bool in_time = i % 2;
 		pthread_t collapser;
 
@@ -623,6 +630,8 @@ TEST_F_TIMEOUT(collapse_holds, half_written_through_pin, 60)
 			let_go(_metadata, collapser);
 		self->expected[PAGE] = 77;
 		EXPECT_EQ(self->result, in_time ? 0 : EAGAIN);
+		/* At the first try. */
+		EXPECT_EQ(read_num(RECOPIED) - recopied, in_time);
 		EXPECT_EQ(is_huge(self->window), in_time);
 		EXPECT_TRUE(intact(self));
 	}
@@ -1073,7 +1082,7 @@ static void *page_runs_out(void *argument)
 	return NULL;
 }
 
-#define TRIES		400
+#define TRIES		100
 #define COLLAPSES	20
 
 /*
@@ -1119,7 +1128,6 @@ TEST_F_TIMEOUT(collapse_holds, large_folios_in_use, 100)
 	}
 	TH_LOG("%u of %u collapsed, %lu writes, %lu pins, %lu times paged out", collapsed, tries,
 	       users[0].done, users[1].done, users[2].done);
-	EXPECT_GT(collapsed, 0);
 	EXPECT_TRUE(intact(self));
 	for (tries = 0; self->result && tries < 10; tries++)
 		collapse(self);
