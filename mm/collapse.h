@@ -131,6 +131,7 @@ struct collapse_faults {
 	/* The count of a folio's references that finds too many, likewise. */
 	atomic_t bad_count;
 };
+
 extern struct collapse_faults collapse_faults;
 bool collapse_debug_fail_copy(void);
 bool collapse_debug_fail_count(void);

@@ -38,6 +38,7 @@ static DEFINE_MUTEX(debug_mutex);
 struct collapse_faults collapse_faults = {
 	.armed = STATIC_KEY_FALSE_INIT,
 };
+
 /* Whether sources are replaced by migration entries, instead of protected. */
 static bool isolates_all;
 /* Windows that are switched at a time; the engine's own choice if 0. */

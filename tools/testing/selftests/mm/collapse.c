@@ -329,9 +329,10 @@ static struct frames frames_of(int pagemap, char *window)
 /* Huge, intact, and the pages are where they were. */
 #define EXPECT_REMAPPED(window, before) do {				\
 	struct frames __before = (before), __after;			\
+	char *__whole = (window);					\
 									\
-	EXPECT_COLLAPSED(window, 1);					\
-	__after = frames_of(self->pagemap, window);			\
+	EXPECT_COLLAPSED(__whole, 1);					\
+	__after = frames_of(self->pagemap, __whole);			\
 	EXPECT_EQ(memcmp(&__after, &__before, sizeof(__after)), 0);	\
 } while (0)
 
