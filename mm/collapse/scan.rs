@@ -198,7 +198,7 @@ fn maps_whole(table: &mut PteTableGuard<'_>) -> Result<bool, Refusal> {
         return Ok(false);
     };
 
-    if table.maps_whole(&folio).is_none() {
+    if !table.maps_whole(&folio) {
         return Ok(false);
     }
     if folio.is_locked() {

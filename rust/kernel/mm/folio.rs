@@ -365,12 +365,16 @@ impl PmdFolio {
         unsafe { bindings::folio_pfn(self.as_ptr()) }
     }
 
-    /// Returns whether a page of it was found to be unmapped while others were mapped. That is
-    /// never taken back, even if all are mapped again.
+    /// Returns whether a PMD entry may map it in the place of PTEs that map all of its pages.
+    ///
+    /// A folio that was once found to be partially mapped keeps that mark, even if all of its pages
+    /// are mapped again.
     #[inline]
-    pub fn is_partially_mapped(&self) -> bool {
+    pub(super) fn is_remappable(&self) -> bool {
         // SAFETY: By the type invariants this is a folio, and it is large.
-        unsafe { bindings::folio_test_partially_mapped(self.as_ptr()) }
+        let partially_mapped = unsafe { bindings::folio_test_partially_mapped(self.as_ptr()) };
+
+        self.is_anon() && !self.is_zone_device() && !partially_mapped
     }
 }
 

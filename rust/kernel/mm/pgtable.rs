@@ -572,33 +572,29 @@ impl PteTableGuard<'_> {
         }
     }
 
-    /// Returns what is true of any of the entries, if they map all pages of `folio` in their order,
-    /// and a PMD entry could do the same: each page is exclusive, accessible, and not bad, and
-    /// userfaultfd tracks none.
+    /// Returns whether the entries map all pages of `folio` in their order, and a PMD entry could do
+    /// the same: each page is exclusive, accessible, and not bad, and userfaultfd tracks none.
     ///
     /// An exclusive page has no other mapping, so that these are all mappings of the folio.
-    pub fn maps_whole(&mut self, folio: &PmdFolio) -> Option<WholeMapping> {
-        if !folio.is_anon() || folio.is_zone_device() || folio.is_partially_mapped() {
+    #[inline]
+    pub fn maps_whole(&mut self, folio: &PmdFolio) -> bool {
+        folio.is_remappable()
+            && self
+                .slots()
+                .zip(folio.pfn()..)
+                .all(|(slot, pfn)| slot.exclusive_mapping(pfn).is_some())
+    }
+
+    /// Returns what is true of any of the entries, if [`PteTableGuard::maps_whole`].
+    fn whole_mapping(&mut self, folio: &PmdFolio) -> Option<WholeMapping> {
+        if !folio.is_remappable() {
             return None;
         }
         let mut mapping = WholeMapping::default();
 
         for (slot, pfn) in self.slots().zip(folio.pfn()..) {
-            let pte = slot.read();
+            let pte = slot.exclusive_mapping(pfn)?;
 
-            if !pte.is_present()
-                || pte.pfn() != pfn
-                || pte.is_special()
-                || pte.is_uffd()
-                || pte.is_protnone()
-            {
-                return None;
-            }
-            // SAFETY: The entry maps a page of the folio, as its number says.
-            let page = unsafe { PageRef::from_pfn(pfn) };
-            if !page.is_anon_exclusive() || page.is_hwpoison() {
-                return None;
-            }
             mapping.young |= pte.is_young();
             mapping.dirty |= pte.is_dirty();
             mapping.soft_dirty |= pte.is_soft_dirty();
@@ -609,7 +605,7 @@ impl PteTableGuard<'_> {
 
 /// What is true of any of the PTEs that map a whole folio of PMD order.
 #[derive(Clone, Copy, Default)]
-pub struct WholeMapping {
+struct WholeMapping {
     young: bool,
     dirty: bool,
     soft_dirty: bool,
@@ -682,6 +678,27 @@ impl<'t> PteSlot<'t> {
         // SAFETY: An entry that is present and not special maps a refcounted page, and while the
         // table is locked nobody can remove that mapping and its reference: at least for `'t`.
         Entry::Page(pte, unsafe { PageRef::from_pfn(pte.pfn()) })
+    }
+
+    /// Returns the entry, if it maps page `pfn` of an anonymous folio exclusively, and a PMD entry
+    /// could map it as well.
+    #[inline(always)]
+    fn exclusive_mapping(&self, pfn: usize) -> Option<Pte> {
+        let pte = self.read();
+
+        if !pte.is_present()
+            || pte.pfn() != pfn
+            || pte.is_special()
+            || pte.is_uffd()
+            || pte.is_protnone()
+        {
+            return None;
+        }
+        // SAFETY: An entry that is present and not special maps a refcounted page, and while the
+        // table is locked nobody can remove that mapping.
+        let page = unsafe { PageRef::from_pfn(pfn) };
+
+        (page.is_anon_exclusive() && !page.is_hwpoison()).then_some(pte)
     }
 
     /// Makes the entry read-only, and readable: a NUMA hint is dropped. That would have page faults
@@ -1094,7 +1111,7 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
         {
             return Err(deposit);
         }
-        let Some(mapping) = self.table.maps_whole(folio) else {
+        let Some(mapping) = self.table.whole_mapping(folio) else {
             return Err(deposit);
         };
         let Self { mut table, hidden } = self;
