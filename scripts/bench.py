@@ -56,7 +56,7 @@ RUN_TO_RUN = 0.01
 FEW_INSNS = 0.3
 SHORT_LIMIT = 0.55
 CALLS = (1, 2, 8, 32, 128, 512)
-PER_SWITCH = (1, 2, 4, 8, 16)
+PER_SWITCH = (1, 2, 3, 4, 8, 16)
 # Rust/C before the engine copied first and switched then: docs/bench/results.md then had
 # the p99 of these, each charged for itself only.
 BEFORE = {"fault": 67.6 / 6287, "mmap": 201 / 13198}

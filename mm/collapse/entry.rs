@@ -250,7 +250,7 @@ pub(crate) fn isolates_all() -> bool {
 
 /// Windows that share one hold of the PMD lock and one flush when they are switched. With more of
 /// them, each is inaccessible for longer, and there are fewer interrupts: see docs/bench.md.
-const WINDOWS_PER_SWITCH: usize = 2;
+const WINDOWS_PER_SWITCH: usize = 3;
 
 /// How many windows are switched at a time.
 pub(crate) fn windows_per_switch() -> usize {

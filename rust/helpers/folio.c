@@ -263,6 +263,16 @@ __rust_helper void rust_helper_clear_user_highpage(struct page *page,
 	clear_user_highpage(page, addr);
 }
 
+/* Whether any PTE of it maps a zero page that KSM has put there. */
+__rust_helper bool rust_helper_mm_has_ksm_zero_pages(struct mm_struct *mm)
+{
+#ifdef CONFIG_KSM
+	return mm_ksm_zero_pages(mm) > 0;
+#else
+	return false;
+#endif
+}
+
 __rust_helper void rust_helper_ksm_might_unmap_zero_page(struct mm_struct *mm,
 							 pte_t pte)
 {

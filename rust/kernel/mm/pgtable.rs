@@ -1021,13 +1021,20 @@ impl<'v> LockedHidden<'_, 'v> {
         let slot = hidden.slot;
 
         debug_assert!(ptr::eq(deposit.mm, slot.vma.mm()));
-        for entry in table.slots() {
-            let pte = entry.read();
+        // KSM counts the zero pages that it has put in the place of others. It maps them under the
+        // lock that is held here.
+        // SAFETY: The mm is valid.
+        if unsafe { bindings::mm_has_ksm_zero_pages(slot.mm()) } {
+            for entry in table.slots() {
+                let pte = entry.read();
 
-            if pte.is_special() && pte.is_zero_page() {
-                // SAFETY: The mm is valid; KSM may have made the entry, and counts those it made.
-                unsafe { bindings::ksm_might_unmap_zero_page(slot.mm(), pte.0) };
+                if pte.is_special() && pte.is_zero_page() {
+                    // SAFETY: As above. The entry is cleared below.
+                    unsafe { bindings::ksm_might_unmap_zero_page(slot.mm(), pte.0) };
+                }
             }
+        }
+        for entry in table.slots() {
             // SAFETY: The entry is valid and its table locked. No CPU uses it for translation, so
             // that it need not be cleared atomically.
             unsafe { bindings::ptep_clear(slot.mm(), entry.addr, entry.ptep) };

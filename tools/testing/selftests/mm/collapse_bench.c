@@ -64,7 +64,7 @@
 #define PER_SWITCH	"/sys/kernel/debug/thp_collapse/per_switch"
 
 static const char * const engines[] = { "c", "rust" };
-static const unsigned int per_switch[] = { 1, 2, 4, 8, 16 };
+static const unsigned int per_switch[] = { 1, 2, 3, 4, 8, 16 };
 
 static char *mem;
 static unsigned int rounds;
