@@ -23,6 +23,8 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "collapse_util.h"
@@ -376,6 +378,68 @@ static int swap_in_at_limit(FIXTURE_DATA(collapse_fault) * self)
 	return 0;
 }
 
+#define CALLER		"/sys/fs/cgroup/collapse_fault_caller"
+#define MANY_WINDOWS	64
+
+/* Kernel memory that the page tables of a cgroup take, known after two seconds at the latest. */
+static long page_tables_of(const char *memory_stat)
+{
+	sleep(3);
+	return read_field(memory_stat, "pagetables");
+}
+
+/*
+ * Another process collapses this one, out of a cgroup of its own. The page tables that are put
+ * aside for the huge pages are the target's, as were those that they replace.
+ */
+static int collapse_from_another_cgroup(FIXTURE_DATA(collapse_fault) * self)
+{
+	size_t size = MANY_WINDOWS * WINDOW, slack = MANY_WINDOWS / 4 * psize();
+	int pidfd = syscall(__NR_pidfd_open, getpid(), 0), begin[2], status;
+	long own, callers;
+	struct iovec range;
+	pid_t caller;
+	char *area;
+
+	area = mmap(NULL, size + WINDOW, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		    -1, 0);
+	if (area == MAP_FAILED || pidfd < 0 || pipe(begin))
+		return failed_here();
+	range.iov_base = (void *)(((uintptr_t)area + WINDOW - 1) & ~(WINDOW - 1));
+	range.iov_len = size;
+	write_text(CGROUP "/cgroup.procs", "0");
+	/* It shares none of the memory, which is yet to be written. */
+	caller = fork();
+	if (!caller) {
+		char byte;
+
+		write_text(CALLER "/cgroup.procs", "0");
+		if (read(begin[0], &byte, 1) != 1)
+			_exit(failed_here());
+		callers = page_tables_of(CALLER "/memory.stat");
+		if (syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, 0U) !=
+		    (ssize_t)size)
+			_exit(failed_here());
+		callers = page_tables_of(CALLER "/memory.stat") - callers;
+		if (callers > (long)slack) {
+			ksft_print_msg("the caller's page tables grew by %ld\n", callers);
+			_exit(failed_here());
+		}
+		_exit(0);
+	}
+	for (size_t i = 0; i < size; i += psize())
+		((char *)range.iov_base)[i] = 1;
+	own = page_tables_of(CGROUP "/memory.stat");
+	if (write(begin[1], "", 1) != 1 || waitpid(caller, &status, 0) != caller)
+		return failed_here();
+	own = page_tables_of(CGROUP "/memory.stat") - own;
+	if (own < -(long)slack) {
+		ksft_print_msg("the target's page tables shrank by %ld\n", -own);
+		return failed_here();
+	}
+	return WIFEXITED(status) ? WEXITSTATUS(status) : failed_here();
+}
+
 /* Runs it in a child, since it enters the cgroup. Returns how that ended. */
 static int run_in_cgroup(FIXTURE_DATA(collapse_fault) * self,
 			 int (*run)(FIXTURE_DATA(collapse_fault) * self))
@@ -403,6 +467,18 @@ TEST_F_TIMEOUT(collapse_fault, cgroup_at_limit, 300)
 
 	remap(_metadata, self, NR_WINDOWS);
 	result = run_in_cgroup(self, collapse_at_limit);
+	if (result == KSFT_SKIP)
+		SKIP(return, "no memory cgroup");
+	EXPECT_EQ(result, 0);
+}
+
+TEST_F_TIMEOUT(collapse_fault, cgroup_of_target, 300)
+{
+	int result;
+
+	mkdir(CALLER, 0755);
+	result = run_in_cgroup(self, collapse_from_another_cgroup);
+	rmdir(CALLER);
 	if (result == KSFT_SKIP)
 		SKIP(return, "no memory cgroup");
 	EXPECT_EQ(result, 0);

@@ -1442,4 +1442,46 @@ TEST_F_TIMEOUT(collapse_holds, pinned_out_of_zone_movable, 60)
 	}
 }
 
+/* --- limits ------------------------------------------------------------------------ */
+
+#ifndef MADV_F_COLLAPSE_LIMITS
+#define MADV_F_COLLAPSE_LIMITS	0x10000
+#endif
+
+static void collapse_with_limits(struct actor *actor)
+{
+	struct iovec range = { actor->self->window, WINDOW };
+	int pidfd = syscall(__NR_pidfd_open, getpid(), 0);
+
+	actor->result = syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE,
+				MADV_F_COLLAPSE_LIMITS) == (ssize_t)WINDOW ? 0 : errno;
+	close(pidfd);
+}
+
+/*
+ * Pages that another collapse moves are not swapped out, so no limit of swapped pages is
+ * exceeded: they are waited for.
+ */
+TEST_F_TIMEOUT(collapse_holds, moving_is_not_swapped, 60)
+{
+	struct actor second = { .self = self, .act = collapse_with_limits };
+	long exceeded = read_field("/proc/vmstat", "thp_scan_exceed_swap_pte");
+	pthread_t first;
+
+	fill(_metadata, self, PAGES);
+	go_way("isolate");
+	first = held_collapse(_metadata, self, "isolate");
+	start(_metadata, &second);
+	usleep(100000);
+	EXPECT_FALSE(second.done);
+	let_go(_metadata, first);
+	finish(_metadata, &second);
+	go_way("protect");
+	EXPECT_EQ(self->result, 0);
+	EXPECT_EQ(second.result, 0);
+	EXPECT_EQ(read_field("/proc/vmstat", "thp_scan_exceed_swap_pte"), exceeded);
+	EXPECT_TRUE(is_huge(self->window));
+	EXPECT_TRUE(intact(self));
+}
+
 TEST_HARNESS_MAIN
