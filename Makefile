@@ -8,7 +8,7 @@
 # HOURS=n           for 'make soak'; with COLLAPSE_SEED=n it repeats a round
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tree kernel run test bench coverage soak shell check docs series series-check bisect refresh baseline clean
+.PHONY: help setup tree kernel run test bench coverage soak shell check docs series series-check branch bisect refresh baseline clean
 export KERNEL_SRC COLLAPSE_SEED
 
 help: ## what can be done here
@@ -50,6 +50,9 @@ docs: tree ## build the documentation, without a warning about ours
 
 series: setup ## write the patch series as mails
 	@scripts/tree.sh format
+
+branch: setup ## make the series a git branch, for git log -p, rebase, b4, range-diff
+	@scripts/tree.sh branch
 
 series-check: setup ## say whether the series applies, here and to the newest 7.3.y
 	@scripts/series_check.sh

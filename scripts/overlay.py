@@ -357,8 +357,16 @@ def base_repo(base, paths, repo):
     git(repo, "commit", "--quiet", "--allow-empty", "--message", "base")
 
 
-def format_series(series, base, out):
-    """Writes the mails of the series to `out`, and checks that they apply."""
+def cover_text(series, made_for):
+    """The text of the cover letter. `made_for` is a line that names the base."""
+    return series.cover["text"].strip() + (f"\n\n{made_for}" if made_for else "")
+
+
+def format_series(series, base, out, made_for=""):
+    """Writes the mails of the series to `out`, and checks that they apply.
+
+    They are not signed off: the person who sends them does that.
+    """
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as name:
@@ -371,7 +379,7 @@ def format_series(series, base, out):
         for commit in series.commits:
             stage_commit(commit, base, work)
             git(work, "add", "--all", "--force")
-            git(work, "commit", "--quiet", "--signoff", "--file", "-", input=commit["message"])
+            git(work, "commit", "--quiet", "--file", "-", input=commit["message"])
         git(
             work, "format-patch", "--quiet", "--cover-letter", f"--subject-prefix={series.cover['prefix']}",
             f"--output-directory={out}", f"HEAD~{len(series.commits)}",
@@ -379,7 +387,7 @@ def format_series(series, base, out):
         cover = out / "0000-cover-letter.patch"
         text = cover.read_text(encoding="utf-8")
         text = text.replace("*** SUBJECT HERE ***", series.cover["subject"])
-        cover.write_text(text.replace("*** BLURB HERE ***", series.cover["text"].strip()), encoding="utf-8")
+        cover.write_text(text.replace("*** BLURB HERE ***", cover_text(series, made_for)), encoding="utf-8")
         mails = [str(m) for m in sorted(out.glob("*.patch"))[1:]]
         git(again, "am", "--quiet", *mails)
         copy_in(overlay_files(), ROOT, stage)
@@ -387,6 +395,80 @@ def format_series(series, base, out):
             if (again / path).read_bytes() != (stage / path).read_bytes():
                 fail(f"the series gives another {path} than the overlay")
     print(f"==> {len(series.commits)} patches and a cover letter in {out}; git am takes them and gives the overlay's tree")
+
+
+SIGNED = """#!/bin/sh
+# Patches are sent by the person who signed them. A cover letter is not signed.
+if grep -q '^diff --git ' "$1" && ! grep -q '^Signed-off-by: ' "$1"; then
+	echo "$1 has no Signed-off-by: run 'git rebase --signoff base' first" >&2
+	exit 1
+fi
+"""
+
+
+def import_base(base, repo):
+    """A git repository with all of the base in one commit, which the tag "base" names."""
+    print(f"==> importing the base into {repo}: some minutes, the first time", file=sys.stderr)
+    unfinished = repo.with_name(repo.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    git(unfinished, "init", "--quiet", "--initial-branch=collapse")
+    # The threshold has all files go into one pack at once.
+    git(
+        base, f"--git-dir={unfinished / '.git'}", "--work-tree=.", "-c", "core.bigFileThreshold=1",
+        "add", "--all", "--force",
+    )
+    git(unfinished, "commit", "--quiet", "--message", "The base, as it was released")
+    git(unfinished, "tag", "base")
+    git(unfinished, "config", "format.coverFromDescription", "subject")
+    git(unfinished, "config", "b4.prep-cover-strategy", "branch-description")
+    hook = unfinished / ".git/hooks/sendemail-validate"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(SIGNED, encoding="utf-8")
+    hook.chmod(0o755)
+    git(unfinished, "reset", "--quiet", "--hard")
+    unfinished.rename(repo)
+
+
+def ask(repo, *args, **kwargs):
+    return git(repo, *args, stdout=subprocess.PIPE, **kwargs).stdout.strip()
+
+
+def branch(series, base, repo, made_for=""):
+    """Makes the series the commits of branch "collapse" in `repo`, on top of the base.
+
+    The branch as it was made before becomes "collapse-before". Work of others on it
+    is never overwritten.
+    """
+    if not repo.exists():
+        import_base(base, repo)
+    before, written = (ask(repo, "for-each-ref", "--format=%(objectname)", ref) for ref in
+                       ("refs/heads/collapse", "refs/overlay/written"))
+    if before and written and before != written:
+        fail(f"branch 'collapse' of {repo} has commits of your own: give it another name, 'git branch -m collapse NAME'")
+    if ask(repo, "status", "--porcelain", "--untracked-files=no"):
+        fail(f"{repo} has changes that are not committed")
+    head = ask(repo, "rev-parse", "base^{commit}")
+    with tempfile.TemporaryDirectory() as name:
+        stage = pathlib.Path(name, "stage")
+        stage.mkdir()
+        env = {**os.environ, "GIT_DIR": str(repo.resolve() / ".git"), "GIT_INDEX_FILE": str(pathlib.Path(name, "index"))}
+        git(repo, "read-tree", head, env=env)
+        for commit in series.commits:
+            stage_commit(commit, base, stage)
+            paths = {*commit["paths"], *commit["without"]}.union(*(patched_files(p) for p in commit["patches"]))
+            git(stage, "--work-tree=.", "add", "--force", "--", *sorted(paths), env=env)
+            tree = ask(stage, "write-tree", env=env)
+            head = ask(repo, "commit-tree", tree, "-p", head, "-F", "-", input=commit["message"].strip() + "\n")
+    contents = [ask(repo, "log", "--reverse", "--format=%T %B", f"base..{x}") if x else "" for x in (before, head)]
+    if contents[0] != contents[1]:
+        if before and written:
+            git(repo, "branch", "--force", "collapse-before", before)
+        git(repo, "checkout", "--quiet", "-B", "collapse", head)
+        git(repo, "update-ref", "refs/overlay/written", head)
+    git(repo, "config", "branch.collapse.description", f"{series.cover['subject']}\n\n{cover_text(series, made_for)}")
+    git(repo, "config", "format.subjectPrefix", series.cover["prefix"])
+    print(f"==> {len(series.commits)} commits on branch 'collapse' of {repo}, from tag 'base'")
 
 
 def list_commits(series):
@@ -420,16 +502,19 @@ def main():
         ("sync", "write base + series, or its first commits, to TREE"),
         ("refresh", "take edits in TREE back into the repository"),
         ("format", "write the series as mails to TREE (a folder)"),
+        ("branch", "make the series a branch of TREE (a git repository)"),
         ("fits", "say which patches apply to BASE, and which hunks do not"),
         ("commits", "list the files of each commit"),
     ):
         command = commands.add_parser(name, help=helptext)
         if name != "commits":
             command.add_argument("base", type=pathlib.Path)
-        if name in ("sync", "refresh", "format"):
+        if name in ("sync", "refresh", "format", "branch"):
             command.add_argument("tree", type=pathlib.Path)
         if name == "refresh":
             command.add_argument("--patch", default="", help="the patch that takes edits of files in none yet")
+        if name in ("format", "branch"):
+            command.add_argument("--made-for", default="", help="a line for the cover letter that names the base")
         if name == "sync":
             command.add_argument("--commits", type=int, help="how many")
     args = parser.parse_args()
@@ -440,7 +525,9 @@ def main():
         elif args.command == "refresh":
             refresh(series, args.base, args.tree, args.patch)
         elif args.command == "format":
-            format_series(series, args.base, args.tree)
+            format_series(series, args.base, args.tree, args.made_for)
+        elif args.command == "branch":
+            branch(series, args.base, args.tree, args.made_for)
         elif args.command == "fits":
             fits(series, args.base)
         else:

@@ -5,6 +5,7 @@
 import contextlib
 import io
 import pathlib
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -224,6 +225,63 @@ class Overlay(unittest.TestCase):
         mails = sorted(path.name for path in self.tree.iterdir())
         self.assertEqual(mails, ["0000-cover-letter.patch", "0001-mm-first.patch", "0002-mm-second.patch"])
         self.assertIn("a subject", (self.tree / mails[0]).read_text())
+
+    def test_nothing_signs_for_the_person_who_sends(self):
+        self.quietly(overlay.format_series, "base-version: v1")
+        mails = {path.name: path.read_text() for path in self.tree.iterdir()}
+        self.assertFalse([name for name, text in mails.items() if "Signed-off-by" in text])
+        self.assertIn("a text\n\nbase-version: v1\n", mails["0000-cover-letter.patch"])
+
+    def git(self, *args):
+        run = subprocess.run(["git", "-C", self.tree, *args], check=False, capture_output=True, text=True)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return run.stdout
+
+    def test_branch_has_a_commit_for_each_patch(self):
+        self.quietly(overlay.branch)
+        self.assertEqual(self.git("log", "--format=%s", "base..collapse"), "mm: second\nmm: first\n")
+        self.assertEqual(self.git("diff", "--name-only", "base", "collapse~1"), "mm/new/new.c\nmm/old.c\n")
+        self.assertEqual((self.tree / "mm/old.c").read_text(), BASE.replace("a\n", "a\none\n").replace("i\n", "i\ntwo\n"))
+        self.assertEqual((self.tree / "mm/other.c").read_text(), "other\n")
+        self.assertIn("a subject", self.git("config", "branch.collapse.description"))
+
+    def test_branch_is_made_anew_only_when_the_series_changed(self):
+        self.quietly(overlay.branch)
+        first = self.git("rev-parse", "collapse")
+        self.quietly(overlay.branch)
+        self.assertEqual(self.git("rev-parse", "collapse"), first)
+        self.write(self.repo / "mm/new/new.c", "newer\n")
+        self.quietly(overlay.branch)
+        self.assertEqual(self.git("rev-parse", "collapse-before"), first)
+        self.assertEqual(self.git("show", "collapse:mm/new/new.c"), "newer\n")
+        self.assertEqual(self.git("status", "--porcelain"), "")
+
+    def test_branch_overwrites_no_work(self):
+        self.quietly(overlay.branch)
+        self.write(self.tree / "mm/old.c", "edited\n")
+        self.assertIn("not committed", self.refused(overlay.branch))
+        self.git("-c", "user.name=n", "-c", "user.email=e@e", "commit", "--quiet", "--all", "--message=mine")
+        self.assertIn("commits of your own", self.refused(overlay.branch))
+        self.assertEqual(self.git("log", "-1", "--format=%s", "collapse"), "mine\n")
+        # Given another name, it is out of the way.
+        self.git("branch", "--move", "collapse", "mine")
+        self.quietly(overlay.branch)
+        self.assertEqual(self.git("log", "-1", "--format=%s", "mine"), "mine\n")
+        self.assertEqual(self.git("log", "-1", "--format=%s", "collapse"), "mm: second\n")
+
+    def test_unsigned_patches_are_not_sent_from_the_branch(self):
+        self.quietly(overlay.branch)
+        hook = self.tree / ".git/hooks/sendemail-validate"
+        for text, result in (("diff --git a b\n", 1), ("cover\n", 0), ("Signed-off-by: A <a@b>\n---\ndiff --git a b\n", 0)):
+            self.write(self.repo / "mail", text)
+            self.assertEqual(subprocess.run([hook, self.repo / "mail"], check=False, capture_output=True).returncode, result)
+
+    def test_unsigned_mails_are_not_sent(self):
+        self.quietly(overlay.format_series)
+        send = [ROOT / "scripts/send.sh", self.tree]
+        run = subprocess.run(send, check=False, capture_output=True, text=True)
+        self.assertNotEqual(run.returncode, 0)
+        self.assertIn("0001-mm-first.patch is not signed off by", run.stderr)
 
 
 class Tap(unittest.TestCase):
