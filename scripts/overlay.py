@@ -466,7 +466,13 @@ def branch(series, base, repo, made_for=""):
             git(repo, "branch", "--force", "collapse-before", before)
         git(repo, "checkout", "--quiet", "-B", "collapse", head)
         git(repo, "update-ref", "refs/overlay/written", head)
-    git(repo, "config", "branch.collapse.description", f"{series.cover['subject']}\n\n{cover_text(series, made_for)}")
+    described = subprocess.run(
+        ["git", "-C", str(repo), "config", "branch.collapse.description"], check=False, capture_output=True, text=True
+    ).stdout
+    # b4 keeps what it knows of a series there.
+    if "b4-submit-tracking" not in described:
+        text = f"{series.cover['subject']}\n\n{cover_text(series, made_for)}"
+        git(repo, "config", "branch.collapse.description", text)
     git(repo, "config", "format.subjectPrefix", series.cover["prefix"])
     print(f"==> {len(series.commits)} commits on branch 'collapse' of {repo}, from tag 'base'")
 

@@ -244,6 +244,9 @@ class Overlay(unittest.TestCase):
         self.assertEqual((self.tree / "mm/old.c").read_text(), BASE.replace("a\n", "a\none\n").replace("i\n", "i\ntwo\n"))
         self.assertEqual((self.tree / "mm/other.c").read_text(), "other\n")
         self.assertIn("a subject", self.git("config", "branch.collapse.description"))
+        self.git("config", "branch.collapse.description", "mine\n--- b4-submit-tracking ---")
+        self.quietly(overlay.branch)
+        self.assertIn("mine", self.git("config", "branch.collapse.description"))
 
     def test_branch_is_made_anew_only_when_the_series_changed(self):
         self.quietly(overlay.branch)
