@@ -119,10 +119,6 @@ void folios_unlock_put(struct folio **folios, unsigned int nr,
 		       unsigned int refs);
 void free_contig_frozen_pages(unsigned long pfn, unsigned long nr_pages);
 
-#ifdef CONFIG_THP_COLLAPSE_RUST_DEBUG
-DECLARE_STATIC_KEY_FALSE(collapse_engine_c);
-void collapse_debug_hold(enum collapse_pass pass);
-
 /* Faults that a test wants. Nothing is counted before it has asked for one. */
 struct collapse_faults {
 	struct static_key_false armed;
@@ -132,10 +128,12 @@ struct collapse_faults {
 	atomic_t bad_count;
 };
 
+#ifdef CONFIG_THP_COLLAPSE_RUST_DEBUG
+DECLARE_STATIC_KEY_FALSE(collapse_engine_c);
+void collapse_debug_hold(enum collapse_pass pass);
 extern struct collapse_faults collapse_faults;
 bool collapse_debug_fail_copy(void);
 bool collapse_debug_fail_count(void);
-
 bool collapse_debug_isolates_all(void);
 unsigned int collapse_debug_per_switch(void);
 void collapse_debug_count_work(unsigned int recopied, unsigned int rounds,

@@ -13,7 +13,7 @@ use kernel::mm::{
 };
 
 pub fn misuse<'v>(pmd: PmdGuard<'v>, slot: PmdSlot<'v>, folio: &FilledFolio) -> Option<()> {
-    let [hidden] = pmd.hide([Some((slot, folio))]);
+    let [hidden] = pmd.hide([Some((slot, folio.stand_in()))]);
 
     drop(pmd); // misuse
     hidden.map(drop)

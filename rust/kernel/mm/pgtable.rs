@@ -563,17 +563,16 @@ impl PteTableGuard<'_> {
     #[inline]
     pub fn first_pmd_folio(&mut self) -> Option<&PmdFolio> {
         match self.slots().next()?.look() {
-            Entry::Page(pte, page) => {
-                let folio = page.folio().as_pmd_folio()?;
-
-                (folio.pfn() == pte.pfn()).then_some(folio)
-            }
+            Entry::Page(pte, page) => page
+                .folio()
+                .as_pmd_folio()
+                .filter(|folio| folio.pfn() == pte.pfn()),
             _ => None,
         }
     }
 
-    /// Returns whether the entries map all pages of `folio` in their order, and a PMD entry could do
-    /// the same: each page is exclusive, accessible, and not bad, and userfaultfd tracks none.
+    /// Returns whether the entries map all pages of `folio` in their order, and a PMD entry could
+    /// do the same: each page is exclusive, accessible, and not bad, and userfaultfd tracks none.
     ///
     /// An exclusive page has no other mapping, so that these are all mappings of the folio.
     #[inline]
@@ -698,7 +697,11 @@ impl<'t> PteSlot<'t> {
         // table is locked nobody can remove that mapping.
         let page = unsafe { PageRef::from_pfn(pfn) };
 
-        (page.is_anon_exclusive() && !page.is_hwpoison()).then_some(pte)
+        if page.is_anon_exclusive() && !page.is_hwpoison() {
+            Some(pte)
+        } else {
+            None
+        }
     }
 
     /// Makes the entry read-only, and readable: a NUMA hint is dropped. That would have page faults

@@ -27,7 +27,6 @@
 #include <unistd.h>
 #include "collapse_util.h"
 #include "hugepage_settings.h"
-#include "../../../../lib/test_hmm_uapi.h"
 #include "../../../../mm/gup_test.h"
 
 #ifndef MADV_GUARD_INSTALL
@@ -757,21 +756,17 @@ TEST_F(collapse, poisoned)
 		EXPECT_TRUE(i == 4 || page_intact(self->mem + i * psize()));
 }
 
-/* Pinned for I/O: a device may write the page at any time, it must stay put. */
-static int use_by_device(unsigned long request, char *start, size_t pages)
+/* Returns the device that has the pages until it is closed, or -1. */
+static int have_on_device(unsigned long request, char *start, size_t pages)
 {
-	struct hmm_dmirror_cmd cmd = {
-		.addr = (uintptr_t)start,
-		.ptr = (uintptr_t)malloc(pages * psize()),
-		.npages = pages,
-	};
-	int device = open("/dev/hmm_dmirror0", O_RDWR);
+	char *data = malloc(pages * psize());
+	int device = open(DEVICE, O_RDWR);
 
-	if (device >= 0 && ioctl(device, request, &cmd)) {
+	if (device >= 0 && use_by_device(device, request, start, pages, data) < 0) {
 		close(device);
 		device = -1;
 	}
-	free((void *)(uintptr_t)cmd.ptr);
+	free(data);
 	return device;
 }
 
@@ -787,7 +782,7 @@ TEST_F(collapse, device_memory)
 		int device;
 
 		write_pages(window, PAGES, 1);
-		device = use_by_device(requests[i], window + 40 * psize(), 16);
+		device = have_on_device(requests[i], window + 40 * psize(), 16);
 		if (device < 0)
 			SKIP(return, "no device with memory");
 		EXPECT_REFUSED(window, EINVAL);
@@ -797,6 +792,7 @@ TEST_F(collapse, device_memory)
 	}
 }
 
+/* Pinned for I/O: a device may write the page at any time, it must stay put. */
 TEST_F(collapse, pinned)
 {
 	struct pin_longterm_test pin = {

@@ -30,7 +30,6 @@
 #include <unistd.h>
 #include "collapse_util.h"
 #include "hugepage_settings.h"
-#include "../../../../lib/test_hmm_uapi.h"
 #include "../../../../mm/gup_test.h"
 
 /* Slots that are not backed by a page of their own. */
@@ -681,14 +680,9 @@ TEST_F_TIMEOUT(collapse_holds, unpinned_while_switched, 60)
 static int write_by_device(int device, char *to, unsigned char value)
 {
 	static char data[HPAGE_SIZE / 512];
-	struct hmm_dmirror_cmd cmd = {
-		.addr = (uintptr_t)to,
-		.ptr = (uintptr_t)data,
-		.npages = 1,
-	};
 
 	memset(data, value, psize());
-	return ioctl(device, HMM_DMIRROR_WRITE, &cmd) ? -1 : (int)cmd.faults;
+	return use_by_device(device, HMM_DMIRROR_WRITE, to, 1, data);
 }
 
 /*
@@ -697,7 +691,7 @@ static int write_by_device(int device, char *to, unsigned char value)
  */
 TEST_F_TIMEOUT(collapse_holds, written_by_device, 60)
 {
-	int device = open("/dev/hmm_dmirror0", O_RDWR);
+	int device = open(DEVICE, O_RDWR);
 	unsigned long rounds = read_num(ROUNDS);
 	pthread_t collapser;
 
@@ -1000,6 +994,37 @@ TEST_F_TIMEOUT(collapse_holds, watched_for_writes, 60)
 			     UFFD_FEATURE_WP_ASYNC, UFFDIO_REGISTER_MODE_WP);
 }
 
+/*
+ * PAGEMAP_SCAN write-protects pages while migration entries stand for them. The collapse
+ * then puts the pages back, and they have to be write-protected still: nobody has written
+ * them.
+ */
+TEST_F_TIMEOUT(collapse_holds, watched_while_isolated, 60)
+{
+	static const char * const isolated[] = { "isolate", "copy" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(isolated); i++) {
+		pthread_t collapser;
+
+		fill(_metadata, self, PAGES);
+		write_page(self, HOLE, 58);
+		write_page(self, ZERO_PAGE, 59);
+		if (!register_for(self, UFFD_FEATURE_WP_ASYNC, UFFDIO_REGISTER_MODE_WP))
+			SKIP(return, "userfaultfd cannot do that");
+		collapser = held_collapse(_metadata, self, isolated[i]);
+		EXPECT_EQ(scan_written(self, true), PAGES);
+		EXPECT_EQ(scan_written(self, false), 0);
+		let_go(_metadata, collapser);
+		EXPECT_NE(self->result, 0);
+		EXPECT_EQ(scan_written(self, false), 0) {
+			TH_LOG("after %s", isolated[i]);
+		}
+		write_page(self, PAGE, 60);
+		EXPECT_EQ(scan_written(self, false), 1);
+		EXPECT_TRUE(intact(self));
+	}
+}
+
 /* --- large folios ----------------------------------------------------------------- */
 
 /* Each of them has a third of the pages for its own, in runs of a folio's size. */
@@ -1253,6 +1278,8 @@ static void change_mapping(struct __test_metadata *_metadata,
 	/* From here on fork() looks for pins. */
 	if (self->gup < 0 || !map(self->aside) || !pin(self, self->aside, 1, 1) || !unpin(self))
 		SKIP(return, "no gup_test");
+	/* A page fault of ours would wait for fork(), which has mmap_lock while it waits. */
+	ASSERT_EQ(mlockall(MCL_CURRENT), 0);
 	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
 		bool refused = i == ARRAY_SIZE(passes) - 1;
 		struct actor actor = { .self = self, .act = act };
@@ -1288,6 +1315,7 @@ static void change_mapping(struct __test_metadata *_metadata,
 		EXPECT_TRUE(intact(self));
 		mprotect(self->window, WINDOW, PROT_READ | PROT_WRITE);
 	}
+	munlockall();
 }
 
 TEST_F_TIMEOUT(collapse_holds, fork_waits, 60)

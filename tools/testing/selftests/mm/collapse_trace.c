@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mman.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -22,16 +23,14 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "collapse_util.h"
 #include "hugepage_settings.h"
-#include "vm_util.h"
 
-#define WINDOW		((size_t)HPAGE_SIZE)
 #define NR_WINDOWS	256
 #define SIZE		(NR_WINDOWS * WINDOW)
 /* Every so many'th page is written: all windows have sources, and holes. */
 #define STRIDE		16
 
-#define ENGINE		"/sys/kernel/debug/thp_collapse/engine"
 #define TRACING		"/sys/kernel/tracing/"
 #define INSTANCE	TRACING "instances/collapse_trace/"
 #define BATCH_EVENT	"events/huge_memory/mm_collapse_batch/enable"
@@ -54,6 +53,8 @@ struct counts {
 	unsigned int by_rust;
 	unsigned int read_locks;
 	unsigned int write_locks;
+	/* How long a batch has held the lock of its VMA, at most. */
+	long stable_us;
 };
 
 static bool write_text(const char *path, const char *text)
@@ -162,8 +163,12 @@ static struct counts end(struct __test_metadata *_metadata)
 		if (strstr(line, " mm_collapse_huge_page: "))
 			counts.windows += !!strstr(line, "isolated=1");
 		at = strstr(line, " huge=");
-		if (at && strstr(line, " mm_collapse_batch: "))
+		if (at && strstr(line, " mm_collapse_batch: ")) {
 			counts.by_rust += atoi(at + strlen(" huge="));
+			at = strstr(line, " stable_us=");
+			if (at && atol(at + strlen(" stable_us=")) > counts.stable_us)
+				counts.stable_us = atol(at + strlen(" stable_us="));
+		}
 		if (strstr(line, " mmap_lock_acquire_returned: ")) {
 			counts.write_locks += !!strstr(line, "write=true");
 			counts.read_locks += !!strstr(line, "write=false");
@@ -217,6 +222,116 @@ TEST_F_TIMEOUT(collapse_trace, of_another_process, 300)
 	EXPECT_GT(counts.read_locks, 0);
 	kill(child, SIGKILL);
 	waitpid(child, NULL, 0);
+}
+
+/* So many huge pages of a file before the end of a PMD table, and after it. */
+#define BESIDE_END	2
+#define FILE_SIZE	(2 * BESIDE_END * WINDOW)
+
+static bool map_huge_file(int file, char *at)
+{
+	if (mmap(at, FILE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) != at)
+		return false;
+	memset(at, 1, FILE_SIZE);
+	return !madvise(at, FILE_SIZE, MADV_COLLAPSE);
+}
+
+/*
+ * Windows of a file that are huge already cost no more than a look, and there may be many:
+ * the lock under which they are looked at is given up at the end of each PMD table.
+ */
+TEST_F_TIMEOUT(collapse_trace, huge_file_of_another_process, 60)
+{
+	size_t table = PAGES * WINDOW;
+	char *area = reserve(2 * PAGES), *end_of_table, *files[2], c;
+	int file = memfd_create("collapse_trace", 0), pidfd, ready[2], go[2];
+	/* The other range tells what belongs to the process: it is not huge yet. */
+	struct iovec ranges[] = { { self->mem, WINDOW }, { NULL, FILE_SIZE } };
+	unsigned int locks[2];
+	pid_t child;
+
+	ASSERT_NE(area, NULL);
+	end_of_table = (char *)(((uintptr_t)area + table) & ~(table - 1));
+	files[0] = end_of_table - FILE_SIZE / 2;
+	files[1] = end_of_table + FILE_SIZE;
+	ASSERT_EQ(stay_on_this_cpu(), 0);
+	ASSERT_EQ(pipe(ready) || pipe(go), 0);
+	ASSERT_EQ(ftruncate(file, FILE_SIZE), 0);
+	child = fork();
+	ASSERT_GE(child, 0);
+	if (!child) {
+		if (!map_huge_file(file, files[0]) || !map_huge_file(file, files[1]))
+			_exit(1);
+		do {
+			mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+			self->mem[0] = 1;
+		} while (write(ready[1], "", 1) == 1 && read(go[0], &c, 1) == 1);
+		_exit(1);
+	}
+	close(ready[1]);
+	pidfd = syscall(__NR_pidfd_open, child, 0);
+	for (int i = 0; i < 2; i++) {
+		ranges[1].iov_base = files[i];
+		ASSERT_EQ(read(ready[0], &c, 1), 1);
+		begin(_metadata);
+		EXPECT_EQ(syscall(__NR_process_madvise, pidfd, ranges, 2UL, MADV_COLLAPSE, 0U),
+			  WINDOW + FILE_SIZE);
+		locks[i] = end(_metadata).read_locks;
+		EXPECT_EQ(write(go[1], "", 1), 1);
+	}
+	EXPECT_EQ(locks[0], locks[1] + 1);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+}
+
+#define HELD_US		100000
+
+static void *collapse_window(void *mem)
+{
+	return (void *)(intptr_t)madvise(mem, WINDOW, MADV_COLLAPSE);
+}
+
+/* Once another thread waits for a page. */
+static void *let_go(void *argument)
+{
+	wait_asleep(argument);
+	usleep(HELD_US);
+	hold_after("none");
+	return NULL;
+}
+
+/*
+ * A thread that waits for a mapping waits for as long as a collapse holds the lock of its
+ * VMA. Page faults that the collapse makes are part of that time. Here they wait for pages
+ * that another collapse moves.
+ */
+TEST_F_TIMEOUT(collapse_trace, time_to_fault_in, 60)
+{
+	pthread_t first, helper;
+	pid_t tid = gettid();
+	struct counts counts;
+	void *result;
+
+	if (access(COLLAPSE_HOLD, W_OK))
+		SKIP(return, "no " COLLAPSE_HOLD);
+	ASSERT_EQ(mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
+	memset(self->mem, 1, WINDOW);
+	go_way("isolate");
+	hold_after("isolate");
+	ASSERT_EQ(pthread_create(&first, NULL, collapse_window, self->mem), 0);
+	EXPECT_TRUE(wait_held());
+	begin(_metadata);
+	ASSERT_EQ(pthread_create(&helper, NULL, let_go, &tid), 0);
+	EXPECT_EQ(madvise(self->mem, WINDOW, MADV_COLLAPSE), 0);
+	counts = end(_metadata);
+	ASSERT_EQ(pthread_join(helper, NULL), 0);
+	ASSERT_EQ(pthread_join(first, &result), 0);
+	go_way("protect");
+	EXPECT_EQ(result, NULL);
+	EXPECT_TRUE(is_huge(self->mem));
+	EXPECT_GE(counts.stable_us, HELD_US);
 }
 
 /* It is no test of C, but of what the others would see. */

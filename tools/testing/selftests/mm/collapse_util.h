@@ -18,8 +18,10 @@
 #include <sys/mman.h>
 #include <sys/swap.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include "vm_util.h"
+#include "../../../../lib/test_hmm_uapi.h"
 
 #define WINDOW		((size_t)HPAGE_SIZE)
 #define PAGES		(WINDOW / psize())
@@ -248,6 +250,41 @@ static inline bool move_page(int uffd, char *to, char *from)
 	};
 
 	return !ioctl(uffd, UFFDIO_MOVE, &move);
+}
+
+#define DEVICE		"/dev/hmm_dmirror0"
+
+/*
+ * A device with page tables of its own does something with pages. Returns how many faults it
+ * took for what it had no entries of, or -1.
+ */
+static inline int use_by_device(int device, unsigned long request, char *start, size_t pages,
+				void *data)
+{
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (uintptr_t)start,
+		.ptr = (uintptr_t)data,
+		.npages = pages,
+	};
+
+	return ioctl(device, request, &cmd) ? -1 : (int)cmd.faults;
+}
+
+/* Has a pipe refer to a page, which is not to pin it. Returns its other end, or -1. */
+static inline int refer_by_pipe(char *page)
+{
+	struct iovec data = { page, psize() };
+	ssize_t size;
+	int ends[2];
+
+	if (pipe(ends))
+		return -1;
+	size = vmsplice(ends[1], &data, 1, 0);
+	close(ends[1]);
+	if (size == (ssize_t)psize())
+		return ends[0];
+	close(ends[0]);
+	return -1;
 }
 
 /* A line "name value" of a file. */
