@@ -1264,6 +1264,24 @@ static void pfns_of(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_hol
 }
 
 /*
+ * Has the held collapse go on when a thread has begun to wait for it. That cannot be left to
+ * another thread: fork() waits with mmap_lock held for write, and a page fault would wait
+ * for fork(). Returns the process that does it; its exit status is 0 if all went well.
+ */
+static pid_t let_go_once_asleep(const pid_t *tid)
+{
+	pid_t watcher = fork();
+
+	if (!watcher) {
+		bool asleep = wait_asleep(tid);
+
+		hold_after("none");
+		_exit(!asleep);
+	}
+	return watcher;
+}
+
+/*
  * fork() copies pages that are pinned, in a process that has pinned any: it must not find
  * pins of ours, be the window huge then, or given back.
  */
@@ -1274,33 +1292,39 @@ static void change_mapping(struct __test_metadata *_metadata,
 	static const char * const passes[] = { "protect", "copy", "switch", "copy" };
 	static unsigned long before[HPAGE_SIZE / 4096], after[HPAGE_SIZE / 4096];
 	static unsigned long in_child[HPAGE_SIZE / 4096];
+	struct actor *actor;
 
 	/* From here on fork() looks for pins. */
 	if (self->gup < 0 || !map(self->aside) || !pin(self, self->aside, 1, 1) || !unpin(self))
 		SKIP(return, "no gup_test");
-	/* A page fault of ours would wait for fork(), which has mmap_lock while it waits. */
-	ASSERT_EQ(mlockall(MCL_CURRENT), 0);
+	/* A process of its own looks at it, too. */
+	actor = mmap(NULL, sizeof(*actor), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(actor, MAP_FAILED);
 	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
 		bool refused = i == ARRAY_SIZE(passes) - 1;
-		struct actor actor = { .self = self, .act = act };
 		pthread_t collapser;
+		pid_t watcher;
+		int status;
 
 		fill(_metadata, self, PAGES);
 		pfns_of(_metadata, self, getpid(), before);
+		*actor = (struct actor){ .self = self, .act = act };
+		watcher = let_go_once_asleep(&actor->tid);
+		ASSERT_GT(watcher, 0);
 		collapser = held_collapse(_metadata, self, passes[i]);
-		start(_metadata, &actor);
-		EXPECT_TRUE(wait_asleep(&actor.tid));
-		EXPECT_FALSE(actor.done);
 		if (refused)
 			write_num(BAD_COUNT, 1);
-		let_go(_metadata, collapser);
-		finish(_metadata, &actor);
+		start(_metadata, actor);
+		ASSERT_EQ(waitpid(watcher, &status, 0), watcher);
+		EXPECT_EQ(status, 0);
+		ASSERT_EQ(pthread_join(collapser, NULL), 0);
+		finish(_metadata, actor);
 		EXPECT_EQ(self->result, refused && act == do_mprotect ? self->result : 0);
-		EXPECT_EQ(actor.result, 0);
+		EXPECT_EQ(actor->result, 0);
 		if (act == do_fork) {
-			ASSERT_GT(actor.child, 0);
+			ASSERT_GT(actor->child, 0);
 			pfns_of(_metadata, self, getpid(), after);
-			pfns_of(_metadata, self, actor.child, in_child);
+			pfns_of(_metadata, self, actor->child, in_child);
 			for (size_t j = 0; j < PAGES; j++) {
 				EXPECT_TRUE(in_child[j] == before[j] || in_child[j] == after[j]) {
 					TH_LOG("after %s%s: page %zu is a copy", passes[i],
@@ -1308,14 +1332,14 @@ static void change_mapping(struct __test_metadata *_metadata,
 					break;
 				}
 			}
-			kill(actor.child, SIGKILL);
-			ASSERT_EQ(waitpid(actor.child, NULL, 0), actor.child);
+			kill(actor->child, SIGKILL);
+			ASSERT_EQ(waitpid(actor->child, NULL, 0), actor->child);
 		}
 		EXPECT_EQ(pins_left(), 0);
 		EXPECT_TRUE(intact(self));
 		mprotect(self->window, WINDOW, PROT_READ | PROT_WRITE);
 	}
-	munlockall();
+	munmap(actor, sizeof(*actor));
 }
 
 TEST_F_TIMEOUT(collapse_holds, fork_waits, 60)

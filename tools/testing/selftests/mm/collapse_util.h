@@ -130,12 +130,12 @@ static inline bool held_next(const char *pass)
 	return wait_held();
 }
 
-/* Whether a thread of ours waits for a lock. */
+/* Returns whether a thread waits for a lock. */
 static inline bool is_asleep(pid_t tid)
 {
 	char path[64], stat[512], *state;
 
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
 	if (!tid || read_file(path, stat, sizeof(stat)) <= 0)
 		return false;
 	state = strrchr(stat, ')');
