@@ -108,3 +108,15 @@ kmake() {
 # For boot.sh: memory on two nodes, too far apart for a kernel that minds.
 TWO_NODES=(-q "-object memory-backend-ram,id=near,size=1536M -object memory-backend-ram,id=far,size=1536M"
 	-q "-numa node,memdev=near,cpus=0-1 -numa node,memdev=far -numa dist,src=0,dst=1,val=40")
+
+# against_baseline KERNEL FILE [long]: what the selftests printed, as results against what the
+# unpatched base passes; on the debug kernel the long ones are a run of their own.
+against_baseline() {
+	python3 "$ROOT/scripts/tap.py" --baseline <(
+		awk -F'\t' -v kernel="$1" -v choice="${3:-}" '
+			NR == FNR { long[$1] = $5; next }
+			{ suite = $1; sub(/^[a-z]+ /, "", suite); sub(/: .*/, "", suite) }
+			kernel != "debug" || long[suite] == choice
+		' "$ROOT/tests/suites" "$ROOT/tests/baseline"
+	) "$2"
+}

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# usage: selftests.sh KERNEL | build
+# usage: selftests.sh KERNEL [long] | build
 #
 # Builds the mm selftests from KERNEL's own tree, runs those of tests/suites in
 # a guest, and prints one line a test: "pass", "fail", "skip" or "xfail" and its name.
-# Or builds those of our tree, and prints the folder that they are in.
+# Those that are marked as long run on the debug kernel only if asked for by "long",
+# and then nothing else runs. Or builds those of our tree, and prints the folder that
+# they are in.
 #
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-kernel=${1:?usage: selftests.sh KERNEL | build}
+kernel=${1:?usage: selftests.sh KERNEL [long] | build} choice=${2:-}
+[ -z "$choice" ] || [ "$kernel $choice" = "debug long" ] || die "only the debug kernel has long tests"
 lock_cache
 use_base
 use_tools || die "the toolchain is not set up: run 'make setup'"
@@ -41,7 +44,8 @@ fi
 chosen=$out/suites/$kernel
 rm -rf "$chosen" "$BUILD/boot/$kernel-selftests"-*
 mkdir -p "$chosen"
-while IFS=$'\t' read -r name limit command tries; do
+while IFS=$'\t' read -r name limit command tries long; do
+	[ "$kernel" != debug ] || [ "$long" = "$choice" ] || continue
 	[ -f "$tree/tools/testing/selftests/mm/${command%% *}.c" ] || continue
 	case $kernel:$name in
 	*:collapse*) group=ours ;;

@@ -10,9 +10,10 @@ lock_cache
 use_base
 "$ROOT/scripts/tree.sh" sync
 
-results=$BUILD/test-results
+results=$BUILD/test-results times=$BUILD/test-times
 mkdir -p "$BUILD"
 : >"$results"
+: >"$times"
 
 # report: result lines from standard input, shown without the many that pass.
 report() {
@@ -22,13 +23,18 @@ report() {
 	grep -v '^pass' <<<"$lines" | sed 's/^/    /' || true
 }
 
+# took NAME START: for the table at the end.
+took() {
+	printf '%5d s  from minute %3d  %s\n' $((SECONDS - $2)) $(($2 / 60)) "$1" >>"$times"
+}
+
 # step NAME COMMAND...: one test whose exit status is its result.
 step() {
 	local name=$1 start=$SECONDS
 	shift
 	say "$name"
 	if "$@"; then echo "pass $name"; else echo "fail $name"; fi | report
-	say "$name: $((SECONDS - start)) s"
+	took "$name" $start
 }
 
 # suite NAME COMMAND...: prints result lines of its own; must print some.
@@ -39,7 +45,8 @@ suite() {
 	lines=$("$@") || status=$?
 	[ $status -eq 0 ] || grep -q '^fail' <<<"$lines" || lines+=$'\n'"fail $name: ended with status $status"
 	report <<<"${lines:-fail $name: printed no result}"
-	say "$name: $(grep -c '^pass' <<<"$lines" || true) passed, $((SECONDS - start)) s"
+	say "$name: $(grep -c '^pass' <<<"$lines" || true) passed"
+	took "$name" $start
 }
 
 # The kernel's own tests, run while it boots: KTAP in its messages.
@@ -51,10 +58,8 @@ kunit() {
 
 # selftests KERNEL: our own, and upstream's against what the unpatched base passes.
 selftests() {
-	local kernel=$1
-	"$ROOT/scripts/selftests.sh" "$kernel" >"$BUILD/$kernel.selftests" || return
-	python3 "$ROOT/scripts/tap.py" --baseline "$ROOT/tests/baseline" "$BUILD/$kernel.selftests" |
-		sed "s/ / $kernel: /"
+	"$ROOT/scripts/selftests.sh" "$1" >"$BUILD/$1.selftests" || return
+	against_baseline "$1" "$BUILD/$1.selftests" | sed "s/ / $1: /"
 }
 
 # in_guest LABEL KERNEL COMMAND: the result lines that COMMAND prints in a guest.
@@ -185,6 +190,8 @@ release_guests &
 join $!
 [ -z "$debug" ] || join $debug
 
+say "where $((SECONDS / 60)) minutes went; the guests of two kernels ran side by side"
+sort -rn "$times" | head -n 20 | sed 's/^/    /' >&2
 grep '^fail' "$results" | sed 's/^/    /' || true
 count() { grep -c "^$1 " "$results" || true; }
 echo "$(count pass) passed, $(count fail) failed, $(count skip) skipped"
