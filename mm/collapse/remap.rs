@@ -68,15 +68,16 @@ pub(crate) fn remap<'v, 'mm: 'v>(
 
         held.untouchable_begin();
         let [hidden] = pmd.hide([Some((slot, folio.stand_in()))]);
-        let result = match hidden {
+        match hidden {
             Some(hidden) => hidden
                 .lock()
-                .remap(&folio, &lock, deposit)
-                .map_err(|_| NotRemapped::Changed),
+                .remap(&folio, &lock, deposit, || held.untouchable_end())
+                .map_err(|_| {
+                    held.untouchable_end();
+                    NotRemapped::Changed
+                }),
             None => Err(NotRemapped::Refused(Refusal::Raced)),
-        };
-        held.untouchable_end();
-        result
+        }
     };
 
     // The table is freed here, without a lock held.

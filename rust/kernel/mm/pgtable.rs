@@ -1072,6 +1072,8 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
     /// The rmap of the PMD comes before those of the PTEs go, so that at no time the folio looks
     /// partially mapped. `deposit` is deposited for the day that the PMD is split.
     ///
+    /// `mapped` is called as soon as the memory can be accessed again.
+    ///
     /// # Errors
     ///
     /// Returns `deposit`, and the table is back, when the entries map anything else, see
@@ -1104,7 +1106,7 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
     ///         return Err(deposit);
     ///     };
     ///
-    ///     hidden.lock().remap(&folio, &lock, deposit).map(drop)
+    ///     hidden.lock().remap(&folio, &lock, deposit, || ()).map(drop)
     /// }
     /// ```
     pub fn remap(
@@ -1112,6 +1114,7 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
         folio: &PmdFolio,
         lock: &FolioLock<'_>,
         deposit: PteTable<'v>,
+        mapped: impl FnOnce(),
     ) -> Result<DetachedTable<'v>, PteTable<'v>> {
         let slot = self.hidden.slot;
 
@@ -1138,10 +1141,6 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
         // pages at its place in the VMA, exclusively. The invalid entry in `slot` maps nothing, and
         // no CPU caches a translation of the window. Of the references of the PTEs the PMD entry
         // keeps one.
-        //
-        // A PMD entry has the exclusive flag of the first page alone: fork() clears that one only.
-        // If the other pages kept theirs, they would be taken for exclusive once the PMD is split,
-        // when another process maps them too.
         unsafe {
             bindings::pgtable_trans_huge_deposit(slot.mm(), slot.pmdp, deposit.into_raw());
             bindings::map_anon_folio_pmd_again(
@@ -1153,6 +1152,15 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
                 mapping.dirty,
                 mapping.soft_dirty,
             );
+        }
+        mapped();
+        // SAFETY: As above. The PMD lock is held still, and has those wait that would map or unmap
+        // pages of the folio. The rmaps and references are those of the PTEs.
+        //
+        // A PMD entry has the exclusive flag of the first page alone: fork() clears that one only.
+        // If the other pages kept theirs, they would be taken for exclusive once the PMD is split,
+        // when another process maps them too.
+        unsafe {
             for nr in 1..HPAGE_PMD_NR {
                 bindings::ClearPageAnonExclusive(bindings::folio_page(folio.as_ptr(), nr));
             }
