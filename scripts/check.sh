@@ -96,7 +96,7 @@ absent() {
 	[ "$status" -le 1 ] && ! grep -vE '^[^:]*:[0-9]*: *//' <<<"$hits" | grep .
 }
 
-# C is called through rust/kernel/mm/, and by one file that says so.
+# C is called through rust/kernel/mm/internal/, and by one file that says so.
 bindings_in_entry() {
 	local files
 	mapfile -t files < <(git ls-files -co --exclude-standard 'mm/collapse/*.rs' ':!mm/collapse/entry.rs')
@@ -107,7 +107,7 @@ bindings_in_entry() {
 # guard that ends somebody else's lock.
 lazy_guards() {
 	local files
-	mapfile -t files < <(git ls-files -co --exclude-standard 'mm/collapse/*.rs' 'rust/kernel/mm/*.rs')
+	mapfile -t files < <(git ls-files -co --exclude-standard 'mm/collapse/*.rs' 'rust/kernel/mm/internal/*.rs')
 	[ ${#files[@]} -gt 10 ] && absent '\bthen_some\(' "${files[@]}"
 }
 

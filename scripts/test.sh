@@ -139,6 +139,7 @@ step "option off: mm/ has the base's object code" same_objects
 suite "patches that edit C: each step compiles, option on and off" "$ROOT/scripts/bisect.sh" --objects
 step "build with no more than the option depends on" "$ROOT/scripts/kernel.sh" small vmlinux
 step "build the release kernel" "$ROOT/scripts/kernel.sh" release
+suite "what modules get of our Rust code" "$ROOT/scripts/exports.sh"
 suite "what the types are to prevent" "$ROOT/scripts/compile_fail.sh"
 step "the scan loop calls nothing (release)" scan_calls_nothing
 step "build the debug kernel" "$ROOT/scripts/kernel.sh" debug

@@ -63,7 +63,7 @@ use kernel::{
         AllocError,
         KVec, //
     },
-    mm::{
+    mm::internal::{
         folio,
         mmu_notifier::InvalidateRange,
         pgtable::{

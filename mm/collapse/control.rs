@@ -18,19 +18,21 @@ use crate::{
 use kernel::{
     alloc::Flags,
     mm::{
-        folio::{
-            ChargeError,
-            NodeMask,
-            UnchargedFolio, //
+        internal::{
+            folio::{
+                ChargeError,
+                NodeMask,
+                UnchargedFolio, //
+            },
+            pgtable::PteTable,
+            stat::{
+                self,
+                CollapseEvent, //
+            },
+            thp,
         },
-        pgtable::PteTable,
-        stat::{
-            self,
-            CollapseEvent, //
-        },
-        thp,
         virt::VmaRef,
-        MmWithUser,
+        MmWithUser, //
     },
     prelude::*,
 };

@@ -18,15 +18,17 @@ use crate::{
 };
 use kernel::{
     mm::{
-        folio::{
-            BlankPage,
-            Copier,
-            FilledFolio,
-            Written, //
-        },
-        pgtable::{
-            Pte,
-            PteTable, //
+        internal::{
+            folio::{
+                BlankPage,
+                Copier,
+                FilledFolio,
+                Written, //
+            },
+            pgtable::{
+                Pte,
+                PteTable, //
+            },
         },
         virt::VmaRef, //
     },

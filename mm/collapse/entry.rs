@@ -31,7 +31,7 @@ use kernel::{
     alloc::Flags,
     bindings,
     mm::{
-        thp,
+        internal::thp,
         MmWithUser, //
     },
     prelude::*,

@@ -9,15 +9,17 @@ use crate::{
 };
 use kernel::{
     mm::{
-        pgtable::{
-            PmdKind,
-            PTRS_PER_PTE, //
+        internal::{
+            pgtable::{
+                PmdKind,
+                PTRS_PER_PTE, //
+            },
+            stable::{
+                StableVma,
+                SwapIn, //
+            },
         },
-        stable::{
-            StableVma,
-            SwapIn, //
-        },
-        MmWithUser,
+        MmWithUser, //
     },
     prelude::*,
 };

@@ -66,7 +66,7 @@ use crate::{
 };
 use kernel::{
     alloc::KVBox,
-    mm::{
+    mm::internal::{
         folio::{
             Folio,
             FolioLock,

@@ -4,7 +4,7 @@
 //! on.
 
 use kernel::{
-    mm::{
+    mm::internal::{
         folio::{
             NodeMask,
             MAX_NUMNODES, //

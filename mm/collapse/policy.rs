@@ -20,9 +20,11 @@ use crate::ranges::Ranges;
 use kernel::{
     alloc::Flags,
     mm::{
-        pgtable::PTRS_PER_PTE,
-        stable::Stability,
-        thp,
+        internal::{
+            pgtable::PTRS_PER_PTE,
+            stable::Stability,
+            thp, //
+        },
         virt::VmaRef,
         MmWithUser, //
     },

@@ -18,12 +18,12 @@ use kernel::{
         KVBox,
         KVec, //
     },
-    mm::{
+    mm::internal::{
         folio::{
             HugeFolio,
             NodeMask, //
         },
-        pgtable::PteTable, //
+        pgtable::PteTable,
     },
     prelude::*,
 };

@@ -25,7 +25,7 @@
 //! Every folio lock is a trylock, and between the first of them and its release nothing here waits
 //! for a sleeping lock, nor allocates memory: so they need no order.
 //!
-//! [`Pte::change_since`]: kernel::mm::pgtable::Pte::change_since
+//! [`Pte::change_since`]: kernel::mm::internal::pgtable::Pte::change_since
 
 use crate::{
     copy::Copied,
@@ -53,23 +53,25 @@ use core::marker::PhantomData;
 use kernel::{
     alloc::KVBox,
     mm::{
-        folio::{
-            Folio,
-            FolioLock,
-            FolioPtr,
-            OwnedRefs,
-            PutBatch, //
-        },
-        pgtable::{
-            Change,
-            PmdSlot,
-            Pte,
-            PteTableGuard,
-            PTRS_PER_PTE, //
-        },
-        tlb::{
-            OwedFlush,
-            Touched, //
+        internal::{
+            folio::{
+                Folio,
+                FolioLock,
+                FolioPtr,
+                OwnedRefs,
+                PutBatch, //
+            },
+            pgtable::{
+                Change,
+                PmdSlot,
+                Pte,
+                PteTableGuard,
+                PTRS_PER_PTE, //
+            },
+            tlb::{
+                OwedFlush,
+                Touched, //
+            },
         },
         virt::{
             flags,

@@ -5,7 +5,7 @@
 use core::ops::Range;
 use kernel::{
     mm::{
-        stable::{
+        internal::stable::{
             self,
             Stability, //
         },

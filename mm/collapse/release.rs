@@ -13,17 +13,19 @@ use crate::{
 use kernel::{
     alloc::KVBox,
     mm::{
-        folio::{
-            self,
-            Folio,
-            FolioLock,
-            FolioPtr,
-            OwnedRefs,
-            PutBatch, //
-        },
-        pgtable::{
-            DetachedTable,
-            Pte, //
+        internal::{
+            folio::{
+                self,
+                Folio,
+                FolioLock,
+                FolioPtr,
+                OwnedRefs,
+                PutBatch, //
+            },
+            pgtable::{
+                DetachedTable,
+                Pte, //
+            },
         },
         virt::{
             flags,

@@ -16,7 +16,7 @@ use crate::{
     window::Window, //
 };
 use kernel::{
-    mm::pgtable::{
+    mm::internal::pgtable::{
         PmdSlot,
         PteTable, //
     },

@@ -57,19 +57,21 @@ use kernel::{
         KVec, //
     },
     mm::{
-        folio,
-        pgtable::{
-            PmdKind,
-            PteTable,
-            PMD_SIZE,
-            PUD_SIZE, //
-        },
-        stable::{
-            Stability,
-            StableVma, //
+        internal::{
+            folio,
+            pgtable::{
+                PmdKind,
+                PteTable,
+                PMD_SIZE,
+                PUD_SIZE, //
+            },
+            stable::{
+                Stability,
+                StableVma, //
+            },
         },
         virt::VmaRef,
-        MmWithUser,
+        MmWithUser, //
     },
     prelude::*,
     task::cond_resched, //

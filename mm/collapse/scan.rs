@@ -15,23 +15,25 @@ use crate::{
 };
 use kernel::{
     mm::{
-        folio::{
-            Folio,
-            NodeMask,
-            PageRef, //
+        internal::{
+            folio::{
+                Folio,
+                NodeMask,
+                PageRef, //
+            },
+            pgtable::{
+                Entry,
+                Leaf,
+                PmdKind,
+                Pte,
+                PteTableGuard, //
+            },
+            stat::{
+                self,
+                CollapseEvent, //
+            },
         },
-        pgtable::{
-            Entry,
-            Leaf,
-            PmdKind,
-            Pte,
-            PteTableGuard, //
-        },
-        stat::{
-            self,
-            CollapseEvent, //
-        },
-        virt::VmaRef,
+        virt::VmaRef, //
     },
     sync::aref::ARef,
 };

@@ -19,7 +19,7 @@ use crate::{
 use core::ffi::c_int;
 use kernel::{
     alloc::KVBox,
-    mm::{
+    mm::internal::{
         folio::{
             Folio,
             FolioLock,
@@ -42,7 +42,7 @@ use kernel::{
         stat::{
             self,
             CollapseEvent, //
-        }, //
+        },
     }, //
 };
 use pin_init::Zeroable;

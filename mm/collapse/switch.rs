@@ -34,7 +34,7 @@ use crate::{
 };
 use kernel::{
     alloc::KVec,
-    mm::pgtable::{
+    mm::internal::pgtable::{
         Change,
         Hidden,
         LockedHidden, //

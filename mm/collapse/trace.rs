@@ -10,11 +10,11 @@ use crate::{
 };
 use kernel::{
     mm::{
-        trace::{
+        internal::trace::{
             self,
             ScanResult, //
         },
-        MmWithUser,
+        MmWithUser, //
     },
     time::{
         Delta,

@@ -7,7 +7,7 @@
 // crate: kernel
 // error: E0133 call to unsafe function
 
-use kernel::mm::folio::{Folio, FolioLock};
+use kernel::mm::internal::folio::{Folio, FolioLock};
 
 pub fn misuse(folio: &Folio) -> Option<FolioLock<'_>> {
     // mended: folio.try_lock()

@@ -11,7 +11,7 @@ use crate::{
     control::{Control, Effort},
     prealloc::{Pool, Prealloc},
 };
-use kernel::mm::folio::NodeMask;
+use kernel::mm::internal::folio::NodeMask;
 
 fn misuse<'mm>(pool: &mut Pool<'mm>, control: &mut Control<'mm>) -> Option<Prealloc<'mm>> {
     drop(pool.provide(0, &NodeMask::online(), Effort::Full)); // misuse

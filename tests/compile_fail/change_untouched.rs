@@ -7,9 +7,13 @@
 // crate: kernel
 // error: E0308 mismatched types
 
-use kernel::mm::{
+use kernel::mm::internal::{
     pgtable::PteTableGuard,
-    tlb::{Flushed, OwedFlush, Untouched},
+    tlb::{
+        Flushed,
+        OwedFlush,
+        Untouched, //
+    },
 };
 
 pub fn misuse<'v>(

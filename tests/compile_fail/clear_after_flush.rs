@@ -6,9 +6,12 @@
 // crate: kernel
 // error: E0382 borrow of moved value: `owed`
 
-use kernel::mm::{
+use kernel::mm::internal::{
     pgtable::PteTableGuard,
-    tlb::{Flushed, OwedFlush},
+    tlb::{
+        Flushed,
+        OwedFlush, //
+    },
 };
 
 pub fn misuse<'v>(table: &mut PteTableGuard<'v>, owed: OwedFlush<'v>) -> Option<Flushed<'v>> {

@@ -7,7 +7,7 @@
 // crate: kernel
 // error: E0061 this method takes 1 argument but 0 arguments were supplied
 
-use kernel::mm::{pgtable::PteTableGuard, tlb::OwedFlush};
+use kernel::mm::internal::{pgtable::PteTableGuard, tlb::OwedFlush};
 
 pub fn misuse<'v>(table: &mut PteTableGuard<'v>, owed: &OwedFlush<'v>) -> Option<()> {
     let mut slot = table.slots().next()?;

@@ -2,12 +2,12 @@
 //
 // A table passes for detached that entries of others may still be in.
 //
-// rule: rust/kernel/mm/pgtable.rs: page faults look no further than at the entry once they have the lock
+// rule: rust/kernel/mm/internal/pgtable.rs: page faults look no further than at the entry once they have the lock
 // of a table. Only replacing a hidden table, which clears it, makes a detached one.
 // crate: kernel
 // error: E0451 of struct `DetachedTable` is private
 
-use kernel::mm::pgtable::DetachedTable;
+use kernel::mm::internal::pgtable::DetachedTable;
 
 pub fn misuse(table: DetachedTable<'_>) {
     let DetachedTable { vma: _, .. } = &table; // misuse

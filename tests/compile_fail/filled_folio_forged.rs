@@ -6,7 +6,7 @@
 // crate: kernel
 // error: E0423 cannot initialize a tuple struct which contains private fields
 
-use kernel::mm::folio::{FilledFolio, HugeFolio};
+use kernel::mm::internal::folio::{FilledFolio, HugeFolio};
 
 pub fn misuse(folio: HugeFolio) -> Option<FilledFolio> {
     // mended: folio.fill(|_, page| Ok::<_, ()>(page.clear(0))).ok()

@@ -7,7 +7,7 @@
 // error: E0423 cannot initialize a tuple struct which contains private fields
 
 use core::marker::PhantomData;
-use kernel::mm::tlb::{Flushed, OwedFlush};
+use kernel::mm::internal::tlb::{Flushed, OwedFlush};
 
 pub fn misuse(owed: OwedFlush<'_>) -> Flushed<'_> {
     // mended: owed.flush()

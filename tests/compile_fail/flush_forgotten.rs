@@ -6,9 +6,12 @@
 // crate: kernel
 // error: unused_must_use unused `OwedFlush` that must be used
 
-use kernel::mm::{
+use kernel::mm::internal::{
     stable::StableVma,
-    tlb::{Flushed, OwedFlush},
+    tlb::{
+        Flushed,
+        OwedFlush, //
+    },
 };
 
 pub fn misuse<'v>(vma: &'v StableVma<'v>) -> Flushed<'v> {

@@ -6,7 +6,7 @@
 // crate: kernel
 // error: E0382 use of moved value: `owed`
 
-use kernel::mm::tlb::{Flushed, OwedFlush};
+use kernel::mm::internal::tlb::{Flushed, OwedFlush};
 
 pub fn misuse(owed: OwedFlush<'_>) -> Flushed<'_> {
     let flushed = owed.flush();

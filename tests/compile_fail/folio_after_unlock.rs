@@ -7,7 +7,7 @@
 // crate: kernel
 // error: E0382 borrow of moved value: `lock`
 
-use kernel::mm::folio::FolioLock;
+use kernel::mm::internal::folio::FolioLock;
 
 pub fn misuse(lock: FolioLock<'_>) {
     lock.mark_dirty();

@@ -9,8 +9,12 @@
 use kernel::{
     alloc::flags::GFP_KERNEL,
     mm::{
-        folio::{ChargeError, HugeFolio, UnchargedFolio},
-        MmWithUser,
+        internal::folio::{
+            ChargeError,
+            HugeFolio,
+            UnchargedFolio, //
+        },
+        MmWithUser, //
     },
 };
 

@@ -6,7 +6,7 @@
 // crate: kernel
 // error: E0382 use of moved value: `lock`
 
-use kernel::mm::folio::FolioLock;
+use kernel::mm::internal::folio::FolioLock;
 
 pub fn misuse(lock: FolioLock<'_>) {
     drop(lock);

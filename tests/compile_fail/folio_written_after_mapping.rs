@@ -6,9 +6,13 @@
 // crate: kernel
 // error: E0382 borrow of moved value: `folio`
 
-use kernel::mm::{
+use kernel::mm::internal::{
     folio::FilledFolio,
-    pgtable::{DetachedTable, LockedHidden, PteTable},
+    pgtable::{
+        DetachedTable,
+        LockedHidden,
+        PteTable, //
+    },
 };
 
 pub fn misuse<'v>(

@@ -6,7 +6,7 @@
 // crate: kernel
 // error: unused_must_use unused `LockedHidden` that must be used
 
-use kernel::mm::pgtable::{Hidden, LockedHidden};
+use kernel::mm::internal::pgtable::{Hidden, LockedHidden};
 
 pub fn misuse<'g, 'v>([first, second]: [Hidden<'g, 'v>; 2]) -> LockedHidden<'g, 'v> {
     first.lock(); // misuse

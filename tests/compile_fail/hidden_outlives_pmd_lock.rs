@@ -7,9 +7,12 @@
 // crate: kernel
 // error: E0505 cannot move out of `pmd` because it is borrowed
 
-use kernel::mm::{
+use kernel::mm::internal::{
     folio::FilledFolio,
-    pgtable::{PmdGuard, PmdSlot},
+    pgtable::{
+        PmdGuard,
+        PmdSlot, //
+    },
 };
 
 pub fn misuse<'v>(pmd: PmdGuard<'v>, slot: PmdSlot<'v>, folio: &FilledFolio) -> Option<()> {

@@ -6,7 +6,7 @@
 // crate: kernel
 // error: unused_must_use unused `PmdGuard` that must be used
 
-use kernel::mm::pgtable::PmdSlot;
+use kernel::mm::internal::pgtable::PmdSlot;
 
 pub fn misuse(slot: PmdSlot<'_>) -> bool {
     slot.lock(); // misuse

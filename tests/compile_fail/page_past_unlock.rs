@@ -6,7 +6,7 @@
 // crate: kernel
 // error: E0505 cannot move out of `table` because it is borrowed
 
-use kernel::mm::pgtable::{Entry, PteTableGuard};
+use kernel::mm::internal::pgtable::{Entry, PteTableGuard};
 
 pub fn misuse(mut table: PteTableGuard<'_>) -> Option<bool> {
     let entry = table.slots().next()?.look();

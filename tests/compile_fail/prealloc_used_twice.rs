@@ -11,7 +11,7 @@ use crate::{
     prealloc::{Pool, Prepared},
     protect::{Judged, Pinnable},
 };
-use kernel::mm::pgtable::PmdSlot;
+use kernel::mm::internal::pgtable::PmdSlot;
 
 fn misuse<'v, 'mm>(
     pool: &mut Pool<'mm>,

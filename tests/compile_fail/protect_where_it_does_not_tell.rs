@@ -12,7 +12,7 @@ use crate::{
     prealloc::Prepared,
     protect::{Judged, Pinnable},
 };
-use kernel::mm::pgtable::PmdSlot;
+use kernel::mm::internal::pgtable::PmdSlot;
 
 fn misuse<'v, 'mm>(
     slot: PmdSlot<'v>,

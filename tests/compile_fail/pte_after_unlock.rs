@@ -7,7 +7,7 @@
 // crate: kernel
 // error: E0505 cannot move out of `table` because it is borrowed
 
-use kernel::mm::{pgtable::PteTableGuard, tlb::OwedFlush};
+use kernel::mm::internal::{pgtable::PteTableGuard, tlb::OwedFlush};
 
 pub fn misuse<'v>(mut table: PteTableGuard<'v>, owed: &OwedFlush<'v>) -> Option<()> {
     let mut slot = table.slots().next()?;

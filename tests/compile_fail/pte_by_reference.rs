@@ -7,7 +7,7 @@
 // crate: kernel
 // error: E0515 cannot return reference to temporary value
 
-use kernel::mm::pgtable::{Pte, PteSlot};
+use kernel::mm::internal::pgtable::{Pte, PteSlot};
 
 pub fn misuse<'t>(slot: &'t PteSlot<'_>, none: &'t Pte) -> &'t Pte {
     // mended: none

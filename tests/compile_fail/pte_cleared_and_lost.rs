@@ -7,8 +7,11 @@
 // crate: kernel
 // error: unused_must_use unused return value of `PteSlot::<'t>::take` that must be used
 
-use kernel::mm::{
-    pgtable::{Pte, PteSlot},
+use kernel::mm::internal::{
+    pgtable::{
+        Pte,
+        PteSlot, //
+    },
     tlb::OwedFlush,
 };
 

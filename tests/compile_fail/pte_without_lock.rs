@@ -8,7 +8,7 @@
 // crate: kernel
 // error: E0599 no method named `write_protect` found for struct `PmdSlot
 
-use kernel::mm::{pgtable::PmdSlot, tlb::OwedFlush};
+use kernel::mm::internal::{pgtable::PmdSlot, tlb::OwedFlush};
 
 pub fn misuse<'v>(slot: PmdSlot<'v>, owed: &OwedFlush<'v>) -> Option<()> {
     slot.write_protect(owed); // misuse

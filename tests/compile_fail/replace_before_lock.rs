@@ -7,9 +7,13 @@
 // crate: kernel
 // error: E0599 no method named `replace` found for struct `Hidden
 
-use kernel::mm::{
+use kernel::mm::internal::{
     folio::FilledFolio,
-    pgtable::{DetachedTable, Hidden, PteTable},
+    pgtable::{
+        DetachedTable,
+        Hidden,
+        PteTable, //
+    },
 };
 
 pub fn misuse<'v>(

@@ -7,7 +7,7 @@
 // crate: kernel
 // error: E0505 cannot move out of `vma` because it is borrowed
 
-use kernel::mm::stable::{StableVma, SwapIn};
+use kernel::mm::internal::stable::{StableVma, SwapIn};
 
 pub fn misuse<'m>(vma: StableVma<'m>, addr: usize) -> Option<SwapIn<'m>> {
     let table = vma.pmd(addr)?.lock_table()?;

@@ -9,9 +9,14 @@
 
 use kernel::{
     mm::{
-        pgtable::PmdKind,
-        stable::{Stability, StableVma},
-        MmWithUser,
+        internal::{
+            pgtable::PmdKind,
+            stable::{
+                Stability,
+                StableVma, //
+            },
+        },
+        MmWithUser, //
     },
     prelude::*,
 };

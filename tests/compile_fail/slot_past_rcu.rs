@@ -7,7 +7,7 @@
 // crate: kernel
 // error: E0597 `table` does not live long enough
 
-use kernel::mm::pgtable::{PmdSlot, Pte};
+use kernel::mm::internal::pgtable::{PmdSlot, Pte};
 
 pub fn misuse(window: PmdSlot<'_>) -> Option<Pte> {
     let mut kept = None;

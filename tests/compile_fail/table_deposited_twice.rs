@@ -6,9 +6,12 @@
 // crate: kernel
 // error: E0382 use of moved value: `deposit`
 
-use kernel::mm::{
+use kernel::mm::internal::{
     folio::FilledFolio,
-    pgtable::{LockedHidden, PteTable},
+    pgtable::{
+        LockedHidden,
+        PteTable, //
+    },
 };
 
 pub fn misuse<'v>(

@@ -7,7 +7,7 @@
 // crate: kernel
 // error: E0277 cannot be sent between threads safely
 
-use kernel::mm::pgtable::PteTableGuard;
+use kernel::mm::internal::pgtable::PteTableGuard;
 
 fn spawn<T: Send>(_: T) {}
 

@@ -6,7 +6,7 @@
 // crate: kernel
 // error: E0599 no method named `void` found for struct `OwedFlush
 
-use kernel::mm::tlb::{OwedFlush, Touched, Untouched};
+use kernel::mm::internal::tlb::{OwedFlush, Touched, Untouched};
 
 pub fn misuse(touched: OwedFlush<'_, Touched>, untouched: OwedFlush<'_, Untouched>) {
     touched.void(); // misuse

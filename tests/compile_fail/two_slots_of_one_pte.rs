@@ -7,7 +7,7 @@
 // crate: kernel
 // error: E0499 cannot borrow `table` as mutable more than once at a time
 
-use kernel::mm::{pgtable::PteTableGuard, tlb::OwedFlush};
+use kernel::mm::internal::{pgtable::PteTableGuard, tlb::OwedFlush};
 
 pub fn misuse<'v>(mut table: PteTableGuard<'v>, owed: &OwedFlush<'v>) -> Option<()> {
     let mut slot = table.slots().next()?;

@@ -7,7 +7,7 @@
 // crate: kernel
 // error: E0599 no method named `fill` found for struct `UnchargedFolio
 
-use kernel::mm::folio::{FilledFolio, HugeFolio, UnchargedFolio};
+use kernel::mm::internal::folio::{FilledFolio, HugeFolio, UnchargedFolio};
 
 pub fn misuse(uncharged: UnchargedFolio, folio: HugeFolio) -> Option<FilledFolio> {
     // mended: drop(uncharged);

@@ -7,7 +7,7 @@
 // crate: kernel
 // error: E0505 cannot move out of `vma` because it is borrowed
 
-use kernel::mm::{stable::StableVma, virt::VmaRef};
+use kernel::mm::{internal::stable::StableVma, virt::VmaRef};
 
 pub fn misuse(vma: StableVma<'_>) -> usize {
     let found: &VmaRef = &vma;

@@ -6,7 +6,7 @@
 // crate: kernel
 // error: E0277 `*mut ()` cannot be sent between threads safely
 
-use kernel::mm::stable::StableVma;
+use kernel::mm::internal::stable::StableVma;
 
 fn spawn<T: Send>(_: T) {}
 

@@ -12,7 +12,7 @@ use crate::{
     prealloc::Prepared,
     protect::{Judged, Pinnable},
 };
-use kernel::mm::stable::StableVma;
+use kernel::mm::internal::stable::StableVma;
 
 fn misuse<'mm>(vma: StableVma<'mm>, addr: usize, prepared: Prepared<'mm>) -> Option<()> {
     let slot = vma.pmd(addr)?;

@@ -4,19 +4,12 @@
 #include <linux/mm.h>
 #include <asm/tlbflush.h>
 
-#ifdef CONFIG_THP_COLLAPSE_RUST
-
-/* Modules cannot flush TLBs. bindgen, which plays a module, is to see it. */
-#if !defined(MODULE) || defined(__BINDGEN__)
 __rust_helper void rust_helper_flush_tlb_range(struct vm_area_struct *vma,
 					       unsigned long start,
 					       unsigned long end)
 {
-#ifndef MODULE
 	flush_tlb_range(vma, start, end);
-#endif
 }
-#endif
 
 __rust_helper void rust_helper_inc_tlb_flush_pending(struct mm_struct *mm)
 {
@@ -27,5 +20,3 @@ __rust_helper void rust_helper_dec_tlb_flush_pending(struct mm_struct *mm)
 {
 	dec_tlb_flush_pending(mm);
 }
-
-#endif /* CONFIG_THP_COLLAPSE_RUST */

@@ -6,13 +6,13 @@
 //! [`include/linux/page-flags.h`](srctree/include/linux/page-flags.h),
 //! [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
 
-use super::{
-    virt::VmaRef,
-    MmWithUser, //
-};
 use crate::{
     alloc::Flags,
     bindings,
+    mm::{
+        virt::VmaRef,
+        MmWithUser, //
+    },
     prelude::*,
     sync::aref::AlwaysRefCounted,
     types::Opaque, //
@@ -294,7 +294,7 @@ impl Folio {
     /// # Examples
     ///
     /// ```
-    /// use kernel::mm::folio::PageRef;
+    /// use kernel::mm::internal::folio::PageRef;
     ///
     /// /// Marks the folio of a page dirty, unless it is locked.
     /// fn try_mark_dirty(page: PageRef<'_>) -> bool {
@@ -807,7 +807,7 @@ pub enum OwnedRefs {
 /// # Examples
 ///
 /// ```
-/// use kernel::mm::folio::{
+/// use kernel::mm::internal::folio::{
 ///     FolioPtr,
 ///     PutBatch, //
 /// };
@@ -921,7 +921,7 @@ impl Drop for PutBatch {
 /// # Examples
 ///
 /// ```
-/// use kernel::mm::folio::{
+/// use kernel::mm::internal::folio::{
 ///     NodeMask,
 ///     MAX_NUMNODES, //
 /// };
@@ -1001,7 +1001,7 @@ impl Drop for OnlyRef {
 ///
 /// ```
 /// use kernel::mm::{
-///     folio::{
+///     internal::folio::{
 ///         ChargeError,
 ///         HugeFolio,
 ///         NodeMask,
@@ -1090,7 +1090,7 @@ impl UnchargedFolio {
 /// # Examples
 ///
 /// ```
-/// use kernel::mm::folio::{
+/// use kernel::mm::internal::folio::{
 ///     FilledFolio,
 ///     HugeFolio, //
 /// };

@@ -9,11 +9,11 @@
     reason = "who calls the functions that declare_trace! makes says why that is safe"
 )]
 
-use super::{
-    folio::PMD_ORDER,
-    MmWithUser, //
+use super::folio::PMD_ORDER;
+use crate::{
+    bindings,
+    mm::MmWithUser, //
 };
-use crate::bindings;
 use core::ffi::{
     c_int,
     c_uint, //

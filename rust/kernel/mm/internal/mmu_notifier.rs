@@ -4,9 +4,9 @@
 //!
 //! C header: [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h)
 
-use super::virt::VmaRef;
 use crate::{
     bindings,
+    mm::virt::VmaRef,
     prelude::*,
     types::Opaque, //
 };
@@ -24,7 +24,7 @@ use core::marker::PhantomData;
 /// # Examples
 ///
 /// ```
-/// use kernel::mm::{
+/// use kernel::mm::internal::{
 ///     mmu_notifier::InvalidateRange,
 ///     stable::StableVma, //
 /// };

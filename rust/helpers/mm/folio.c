@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
 
-#include <linux/huge_mm.h>
 #include <linux/ksm.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
@@ -12,8 +11,6 @@
 #include <asm/mce.h>
 #endif
 #include <../../mm/internal.h>
-
-#ifdef CONFIG_THP_COLLAPSE_RUST
 
 __rust_helper struct page *rust_helper_pfn_to_page(unsigned long pfn)
 {
@@ -310,4 +307,12 @@ __rust_helper int rust_helper_node_distance_of(int a, int b)
 	return node_distance(a, b);
 }
 
-#endif /* CONFIG_THP_COLLAPSE_RUST */
+__rust_helper void rust_helper_lru_add_drain(void)
+{
+	lru_add_drain();
+}
+
+__rust_helper void rust_helper_mlock_drain_local(void)
+{
+	mlock_drain_local();
+}

@@ -7,21 +7,20 @@
 //! VMA that it keeps; what is found in the VMA borrows it, so that nothing found under a lock is
 //! used after that lock was given up. To give it up and to take it again is a move.
 
-use super::{
-    pgtable::{
-        Leaf,
-        Pte,
-        PTRS_PER_PTE, //
-    },
-    virt::VmaRef,
-    MmWithUser,
-    MmapReadGuard,
-    VmaReadGuard, //
+use super::pgtable::{
+    Leaf,
+    Pte,
+    PTRS_PER_PTE, //
 };
 use crate::{
     bindings,
+    mm::{
+        virt::VmaRef,
+        MmWithUser,
+        MmapReadGuard,
+        VmaReadGuard, //
+    },
     prelude::*,
-    types::NotThreadSafe, //
 };
 use core::{
     mem::{
@@ -48,7 +47,7 @@ pub enum Stability {
 ///
 /// ```
 /// use kernel::mm::{
-///     stable::Stability,
+///     internal::stable::Stability,
 ///     MmWithUser, //
 /// };
 ///
@@ -103,28 +102,6 @@ impl MmapReadGuard<'_> {
 }
 
 impl MmWithUser {
-    /// Locks the mmap read lock.
-    ///
-    /// # Errors
-    ///
-    /// `EINTR` when a fatal signal came while waiting for it.
-    ///
-    /// # Context
-    ///
-    /// May sleep.
-    #[inline]
-    pub fn mmap_read_lock_killable(&self) -> Result<MmapReadGuard<'_>> {
-        // SAFETY: The mm is valid.
-        if unsafe { bindings::mmap_read_lock_killable(self.as_raw()) } != 0 {
-            return Err(EINTR);
-        }
-        // INVARIANT: The lock was taken just now.
-        Ok(MmapReadGuard {
-            mm: self,
-            _nts: NotThreadSafe,
-        })
-    }
-
     /// Finds the first VMA that ends above `addr`, and keeps it stable. It may begin above `addr`.
     ///
     /// Returns [`None`] when there is none. Asked for the VMA lock, this may return a VMA under the
@@ -160,7 +137,7 @@ impl MmWithUser {
                 hold: Hold::Vma(VmaReadGuard {
                     // SAFETY: The VMA read lock was taken just now, and the guard keeps it.
                     vma: unsafe { VmaRef::from_raw(vma.as_ptr()) },
-                    _nts: NotThreadSafe,
+                    _nts: crate::types::NotThreadSafe,
                 }),
             }));
         }
@@ -213,7 +190,7 @@ impl<'mm> StableVma<'mm> {
     /// # Examples
     ///
     /// ```
-    /// use kernel::mm::stable::{
+    /// use kernel::mm::internal::stable::{
     ///     StableVma,
     ///     SwapIn, //
     /// };

@@ -4,17 +4,17 @@
 //!
 //! C header: [`include/linux/huge_mm.h`](srctree/include/linux/huge_mm.h)
 
-use super::{
-    folio::PMD_ORDER,
-    virt::{
-        flags,
-        VmaRef, //
-    },
-    MmWithUser,
-};
+use super::folio::PMD_ORDER;
 use crate::{
     alloc::Flags,
-    bindings, //
+    bindings,
+    mm::{
+        virt::{
+            flags,
+            VmaRef, //
+        },
+        MmWithUser,
+    },
 };
 
 impl VmaRef {

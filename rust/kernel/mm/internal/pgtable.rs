@@ -36,14 +36,16 @@ use super::{
         OwedFlush,
         Touched, //
     },
-    virt::{
-        flags,
-        VmaRef, //
-    },
-    MmWithUser,
 };
 use crate::{
     bindings,
+    mm::{
+        virt::{
+            flags,
+            VmaRef, //
+        },
+        MmWithUser,
+    },
     prelude::*,
     sync::barrier::{
         smp_mb,
@@ -97,7 +99,7 @@ pub enum Change {
 /// # Examples
 ///
 /// ```
-/// use kernel::mm::pgtable::Pte;
+/// use kernel::mm::internal::pgtable::Pte;
 ///
 /// let pte = Pte::NONE;
 ///
@@ -371,7 +373,7 @@ impl Pmd {
 ///
 /// ```
 /// use kernel::mm::{
-///     pgtable::PmdKind,
+///     internal::pgtable::PmdKind,
 ///     virt::VmaRef, //
 /// };
 ///
@@ -518,7 +520,7 @@ impl<'v> PmdSlot<'v> {
 /// # Examples
 ///
 /// ```
-/// use kernel::mm::pgtable::{
+/// use kernel::mm::internal::pgtable::{
 ///     Entry,
 ///     PmdSlot, //
 /// };
@@ -713,18 +715,18 @@ impl<'t> PteSlot<'t> {
     /// # Examples
     ///
     /// ```
-    /// use kernel::mm::{
+    /// use kernel::mm::internal::{
     ///     pgtable::PmdSlot,
     ///     tlb::{
     ///         Flushed,
     ///         OwedFlush, //
-    ///     }, //
+    ///     },
     /// };
     ///
     /// /// Makes all entries of a window read-only, and flushes.
     /// fn protect(window: PmdSlot<'_>) -> Option<Flushed<'_>> {
     ///     let addr = window.addr();
-    ///     let end = addr.checked_add(kernel::mm::pgtable::PMD_SIZE)?;
+    ///     let end = addr.checked_add(kernel::mm::internal::pgtable::PMD_SIZE)?;
     ///     let owed = OwedFlush::begin(window.vma(), addr, end);
     ///     let mut table = window.lock_table()?;
     ///
@@ -982,13 +984,13 @@ impl<'v> LockedHidden<'_, 'v> {
     /// # Examples
     ///
     /// ```
-    /// use kernel::mm::{
+    /// use kernel::mm::internal::{
     ///     folio::FilledFolio,
     ///     pgtable::{
     ///         DetachedTable,
     ///         PmdSlot,
     ///         PteTable, //
-    ///     }, //
+    ///     },
     /// };
     ///
     /// /// Maps `folio` in the place of a table.
@@ -1083,7 +1085,7 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
     ///
     /// ```
     /// use kernel::{
-    ///     mm::pgtable::{
+    ///     mm::internal::pgtable::{
     ///         PmdSlot,
     ///         PteTable, //
     ///     },
@@ -1255,7 +1257,7 @@ impl Drop for DetachedGuard<'_> {
 ///
 /// ```
 /// use kernel::mm::{
-///     pgtable::PteTable,
+///     internal::pgtable::PteTable,
 ///     MmWithUser, //
 /// };
 ///

@@ -11,8 +11,6 @@
 #include <linux/spinlock.h>
 #include <../../mm/internal.h>
 
-#ifdef CONFIG_THP_COLLAPSE_RUST
-
 __rust_helper pte_t rust_helper_ptep_get(pte_t *ptep)
 {
 	return ptep_get(ptep);
@@ -394,5 +392,3 @@ __rust_helper void rust_helper_pte_free(struct mm_struct *mm, pgtable_t table)
 {
 	pte_free(mm, table);
 }
-
-#endif /* CONFIG_THP_COLLAPSE_RUST */

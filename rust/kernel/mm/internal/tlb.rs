@@ -7,9 +7,9 @@
 //! flush. Here the debt is a value. Its type says whether an entry was changed on it: if not, it
 //! can be given up; else only a flush ends it.
 
-use super::virt::VmaRef;
 use crate::{
     bindings,
+    mm::virt::VmaRef,
     prelude::*, //
 };
 use core::{

@@ -2,14 +2,14 @@
 
 //! Counters of memory management.
 
-use super::{
-    folio::{
-        HugeFolio,
-        PMD_ORDER, //
-    },
-    virt::VmaRef, //
+use super::folio::{
+    HugeFolio,
+    PMD_ORDER, //
 };
-use crate::bindings;
+use crate::{
+    bindings,
+    mm::virt::VmaRef, //
+};
 
 /// What happened to a huge page, as /proc/vmstat, memory.stat and the per-size counters tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
