@@ -1298,7 +1298,8 @@ static void change_mapping(struct __test_metadata *_metadata,
 	if (self->gup < 0 || !map(self->aside) || !pin(self, self->aside, 1, 1) || !unpin(self))
 		SKIP(return, "no gup_test");
 	/* A process of its own looks at it, too. */
-	actor = mmap(NULL, sizeof(*actor), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	actor = mmap(NULL, sizeof(*actor), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		     -1, 0);
 	ASSERT_NE(actor, MAP_FAILED);
 	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
 		bool refused = i == ARRAY_SIZE(passes) - 1;
