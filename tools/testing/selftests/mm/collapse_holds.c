@@ -1234,9 +1234,12 @@ TEST_F_TIMEOUT(collapse_holds, second_is_refused_at_once, 60)
 
 static void do_fork(struct actor *actor)
 {
-	actor->child = fork();
-	while (!actor->child)
+	/* The child writes to the same memory. */
+	pid_t child = fork();
+
+	while (!child)
 		pause();
+	actor->child = child;
 }
 
 static void do_mprotect(struct actor *actor)
