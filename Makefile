@@ -8,7 +8,7 @@
 # HOURS=n           for 'make soak'; with COLLAPSE_SEED=n it repeats a round
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tree kernel run test bench coverage soak shell check docs series series-check branch bisect refresh long baseline clean
+.PHONY: help setup tree kernel run test bench coverage soak shell check check-arch docs series series-check branch bisect refresh long baseline clean
 export KERNEL_SRC COLLAPSE_SEED
 
 help: ## what can be done here
@@ -44,6 +44,9 @@ shell: setup ## a shell in a guest that runs the release kernel
 
 check: tree ## rustfmt, clippy, checkpatch, shellcheck, ruff
 	@scripts/check.sh
+
+check-arch: tree ## build rust/ and mm/ for what cannot be run here: half an hour from nothing
+	@scripts/check_arch.sh
 
 docs: tree ## build the documentation, without a warning about ours
 	@scripts/docs.sh
