@@ -62,6 +62,22 @@ print("ready", flush=True)
 time.sleep(1000)
 """
 
+# Of 8 MiB, all of it huge pages, two are split by mprotect().
+SPLIT = """
+import ctypes, mmap, time
+window, size = 2 << 20, 8 << 20
+memory = mmap.mmap(-1, size + window, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+libc = ctypes.CDLL(None, use_errno=True)
+start = -(-ctypes.addressof(ctypes.c_char.from_buffer(memory)) // window) * window
+ctypes.memset(start, 1, size)
+done = libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), 25)
+for at in (start + window, start + 3 * window):
+    for access in (mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE):
+        done |= libc.mprotect(ctypes.c_void_p(at), ctypes.c_size_t(4096), access)
+print("failed" if done else "ready", flush=True)
+time.sleep(1000)
+"""
+
 
 @contextlib.contextmanager
 def target(mapped, written, *advice, **how):
@@ -119,6 +135,15 @@ def test_collapses_a_process_and_only_once():
         status, report = run_json("collapse", child.pid, "--range", mapping["range"])
         equal((status, report["windows"]["collapsed"]), (SUCCESS, 0))
         equal(report["windows"]["already_huge"], wanted)
+
+
+def test_huge_pages_that_were_split_are_not_copied():
+    with process(SPLIT) as (child, line):
+        equal(line, "ready")
+        mapping = heap(child.pid)
+        status, report = run_json("collapse", child.pid, "--range", mapping["range"], "--engine")
+        equal((status, report["windows"]["collapsed"], report["windows"]["already_huge"]), (SUCCESS, 2, 2))
+        equal(report["remapped"], 2 if RUST.exists() else 0)
 
 
 def test_opt_out_stands_unless_it_is_overruled():

@@ -128,6 +128,9 @@ pub struct Report {
     pub milliseconds: f64,
     /// Which code of the kernel served, when that was asked and could be told.
     pub engine: Option<Engine>,
+    /// Huge pages among those collapsed that were mapped as such again without a copy, if `engine`
+    /// is known.
+    pub remapped: Option<u64>,
 }
 
 /// Told of how a run gets on.
@@ -503,6 +506,7 @@ impl<K: Kernel> Run<'_, K> {
             pauses: self.pauses,
             milliseconds: (used.as_secs_f64() * 10000.0).round() / 10.0,
             engine: None,
+            remapped: None,
         }
     }
 

@@ -38,17 +38,42 @@ impl Engine {
         }
     }
 
-    /// The one whose work a trace shows.
-    fn seen_in(trace: &str) -> Option<Self> {
-        let shows = |engine: &Self| trace.contains(&format!(" {}: ", engine.event()));
-
-        Self::ALL.into_iter().find(shows)
+    /// Whether a line of a trace tells of its work.
+    fn worked_in(self, line: &str) -> bool {
+        line.contains(&format!(" {}: ", self.event()))
     }
 }
 
 impl Serialize for Engine {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
+    }
+}
+
+/// What a trace shows of the code that served.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Served {
+    /// Which code it is.
+    pub engine: Engine,
+    /// Huge pages that were mapped as such again, where they are: nothing was copied. C code
+    /// always copies.
+    pub remapped: u64,
+}
+
+impl Served {
+    /// Returns `None` if the trace shows the work of none.
+    fn seen_in(trace: &str) -> Option<Self> {
+        let engine = Engine::ALL
+            .into_iter()
+            .find(|engine| trace.lines().any(|line| engine.worked_in(line)))?;
+        let remapped = trace
+            .lines()
+            .filter(|line| engine.worked_in(line))
+            .filter_map(|line| line.split_once(" remapped="))
+            .filter_map(|(_, count)| count.trim().parse::<u64>().ok())
+            .sum();
+
+        Some(Self { engine, remapped })
     }
 }
 
@@ -78,9 +103,9 @@ impl Trace {
         Ok(trace)
     }
 
-    /// Ends it, and says who has served since it began.
-    pub fn end(self) -> Option<Engine> {
-        Engine::seen_in(&fs::read_to_string(self.0.join("trace")).ok()?)
+    /// Ends it, and returns what has served since it began.
+    pub fn end(self) -> Option<Served> {
+        Served::seen_in(&fs::read_to_string(self.0.join("trace")).ok()?)
     }
 }
 
@@ -98,11 +123,15 @@ mod tests {
     #[test]
     fn only_rust_works_in_batches() {
         let c = "thp-collapse-7 [000] ..... 1.5: mm_collapse_huge_page: mm=0, status=succeeded\n";
-        let rust = "thp-collapse-7 [000] ..... 1.6: mm_collapse_batch: mm=0, windows=16\n";
+        let rust = "thp-collapse-7 [000] ..... 1.6: mm_collapse_batch: mm=0, windows=16, remapped=2\n";
+        let served = |engine, remapped| Some(Served { engine, remapped });
 
-        assert_eq!(Engine::seen_in(c), Some(Engine::C));
-        assert_eq!(Engine::seen_in(rust), Some(Engine::Rust));
-        assert_eq!(Engine::seen_in(&format!("{c}{rust}")), Some(Engine::Rust));
-        assert_eq!(Engine::seen_in("# tracer: nop\n"), None);
+        assert_eq!(Served::seen_in(c), served(Engine::C, 0));
+        assert_eq!(Served::seen_in(rust), served(Engine::Rust, 2));
+        assert_eq!(
+            Served::seen_in(&format!("{c}{rust}{rust}")),
+            served(Engine::Rust, 4)
+        );
+        assert_eq!(Served::seen_in("# tracer: nop\n"), None);
     }
 }

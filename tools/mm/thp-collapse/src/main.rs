@@ -224,7 +224,10 @@ fn collapse_one(
     let mut report = collapse::collapse(kernel, pid, &process, aim, &stop, progress.as_mut())?;
     let intact = memory.map(selftest::Memory::is_intact);
 
-    report.engine = trace.and_then(Trace::end);
+    if let Some(served) = trace.and_then(Trace::end) {
+        report.engine = Some(served.engine);
+        report.remapped = Some(served.remapped);
+    }
     match json {
         true => put_json(&Collapsed {
             pid,

@@ -150,6 +150,9 @@ pub fn report(report: &Report) -> String {
     if let Some(engine) = report.engine {
         let _ = write!(out, ", served by {}", engine.name());
     }
+    if let Some(remapped @ 1..) = report.remapped {
+        let _ = write!(out, ", {remapped} without a copy");
+    }
     let untried = match report.ended {
         Ended::DryRun => 0,
         _ => windows.untried,
