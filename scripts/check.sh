@@ -82,7 +82,8 @@ spdx() {
 	files=$(git ls-files -co --exclude-standard) || return
 	while read -r file; do
 		head -n 3 "$file" | grep -q 'SPDX-License-Identifier: GPL-2.0' && continue
-		case $file in *.patch | README.md | .gitignore | COPYING | tests/baseline) continue ;; esac
+		# JSON has no comments.
+		case $file in *.patch | *.json | README.md | .gitignore | COPYING | tests/baseline) continue ;; esac
 		echo "$file has no SPDX line"
 		missing=1
 	done <<<"$files"

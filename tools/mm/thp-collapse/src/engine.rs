@@ -123,7 +123,8 @@ mod tests {
     #[test]
     fn only_rust_works_in_batches() {
         let c = "thp-collapse-7 [000] ..... 1.5: mm_collapse_huge_page: mm=0, status=succeeded\n";
-        let rust = "thp-collapse-7 [000] ..... 1.6: mm_collapse_batch: mm=0, windows=16, remapped=2\n";
+        let rust =
+            "thp-collapse-7 [000] ..... 1.6: mm_collapse_batch: mm=0, windows=16, remapped=2\n";
         let served = |engine, remapped| Some(Served { engine, remapped });
 
         assert_eq!(Served::seen_in(c), served(Engine::C, 0));
