@@ -2,8 +2,8 @@
 /*
  * MADV_COLLAPSE of private anonymous memory: every layout of source pages that
  * userspace can build, every refusal that it can provoke, and threads that use
- * the memory while it is collapsed. Whatever the result of a call, each byte
- * must still read as it was written.
+ * the memory while it is collapsed. After each call, successful or not, each
+ * byte must still read as it was written.
  */
 #define _GNU_SOURCE
 #include "kselftest_harness.h"
@@ -270,7 +270,7 @@ TEST_F(collapse, shared_by_fork_in_child)
 {
 	write_pages(self->mem, PAGES, 1);
 	EXPECT_EQ(in_child(collapse_shared, self->mem), 0);
-	/* What the child did to its copy is not seen here. */
+	/* The child's writes to its copy must not be visible here. */
 	EXPECT_TRUE(window_intact(self->mem, 1));
 	EXPECT_COLLAPSED(self->mem, 1);
 }
@@ -335,7 +335,7 @@ static struct frames frames_of(int pagemap, char *window)
 	EXPECT_EQ(memcmp(&__after, &__before, sizeof(__after)), 0);	\
 } while (0)
 
-/* What the kernel counts of all of its memory, exactly. */
+/* Returns a counter of /proc/vmstat, exactly: with the counts that CPUs still hold back. */
 static long vmstat_of(const char *name)
 {
 	write_num("/proc/sys/vm/stat_refresh", 1);
@@ -618,7 +618,7 @@ TEST_F(collapse, huge_page_mapped_in_part)
 
 /*
  * Folios that lie in two windows each, since their mapping was moved by half a
- * window. Whatever locks them for one window has them for the next one too.
+ * window. A batch that has locked a folio for one window meets it again in the next.
  */
 TEST_F(collapse, folios_across_windows)
 {
@@ -746,7 +746,7 @@ static void on_sigbus(int signal)
 
 TEST_F(collapse, poisoned)
 {
-	/* Whoever maps a page that goes bad is told so. */
+	/* A process is sent SIGBUS when a page that it maps goes bad. */
 	signal(SIGBUS, on_sigbus);
 	write_pages(self->mem, PAGES, 1);
 	if (madvise(self->mem + 4 * psize(), psize(), MADV_HWPOISON))
@@ -878,8 +878,8 @@ TEST_F(collapse, thp_disabled_for_process)
 
 /*
  * Threads that use the memory while it is collapsed again and again. Each owns
- * every fourth page; what it reads must be what it wrote last, or zero if it has
- * just thrown the page away.
+ * every fourth page. Each must read the value that it wrote last, or zero if it
+ * has just discarded the page.
  */
 #define NR_USERS	4
 #define STRESS_SECONDS	5

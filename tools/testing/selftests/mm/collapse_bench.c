@@ -54,10 +54,11 @@
 #define TRACING		"/sys/kernel/tracing/"
 #define INSTANCE	TRACING "instances/collapse_bench/"
 
-/* What is mapped in the course of a measurement, at most: for the work, for faults. */
+/* The most windows that a measurement maps. */
 #define MAX_WINDOWS	512
-/* 512 MiB, for what others see of it. */
+/* 512 MiB are collapsed while other threads are measured. */
 #define NR_WINDOWS	256
+/* Windows beside these, in which a thread has page faults meanwhile. */
 #define FAULT_WINDOWS	192
 
 /* How many windows share a flush at the switch. */
@@ -71,7 +72,7 @@ static unsigned int rounds;
 static const char *part;
 static unsigned int steps_done, steps;
 
-/* What the collapse does is traced, and nothing else. */
+/* The collapse is traced, and nothing else. */
 static bool traced;
 
 static void set(const char *path, const char *text)
@@ -85,7 +86,7 @@ static void step_done(void)
 	fflush(stdout);
 }
 
-/* Whether it is among what was asked for. */
+/* Returns whether the user has asked for this kind, or for all. */
 static bool is_chosen(const char *name)
 {
 	const char *only = getenv("COLLAPSE_KIND");
@@ -230,7 +231,7 @@ static double field(const char *line, const char *name)
 	return at ? atof(at + strlen(mark)) : -1;
 }
 
-/* --- work: what a window costs ---------------------------------------------------- */
+/* --- work: the cost of a window --------------------------------------------------- */
 
 static pid_t sharer;
 static int ring = -1;
@@ -400,8 +401,8 @@ static void measure_copy(void)
 }
 
 /*
- * What it takes by the function that the C code copies with: a write to a huge page of
- * hugetlbfs that is shared by fork copies it that way, and does little besides.
+ * Measures a copy by the function that the C code copies with. A write to a huge page of
+ * hugetlbfs that is shared by fork copies it by that function, and does little besides.
  */
 static void measure_copy_mc(void)
 {
@@ -461,8 +462,8 @@ static void measure_work(void)
 /* --- untouchable: for how long nobody gets at the memory of a window ---------------- */
 
 /*
- * The C code clears the PMD entry in the first of these and has mapped the huge page at
- * the end of the second. What the probes cost is in its time.
+ * The C code clears the PMD entry in the first of these functions, and has mapped the huge
+ * page when the second returns. The time of the C code includes the cost of the probes.
  */
 #define HIDDEN		"p:collapse_untouchable/hidden pmdp_collapse_flush\n"
 #define MAPPED		"r:collapse_untouchable/mapped map_anon_folio_pmd_nopf\n"
@@ -633,8 +634,8 @@ static pthread_t begin_collapse(const char *engine)
 }
 
 /*
- * Starts the process that is to collapse our memory, before there is any that it would
- * share. What is written to the pipe has it begin.
+ * Starts the process that is to collapse our memory. It is forked before the memory is
+ * mapped, so that it shares none. A byte that is written to the pipe has it begin.
  */
 static pid_t fork_collapser(const char *engine, int *pipe_to_it)
 {
@@ -670,7 +671,7 @@ static void begin_remote_collapse(int pipe_to_it)
 	close(pipe_to_it);
 }
 
-/* --- threads: what another thread waits for ---------------------------------------- */
+/* --- threads: the waits of other threads ------------------------------------------- */
 
 /* A window of those that are collapsed which is used more than others. */
 #define HOT_WINDOW	(NR_WINDOWS / 2)
@@ -693,7 +694,7 @@ static size_t hot_page(unsigned int i)
 	return HOT_WINDOW * PAGES + i * 2654435761U % PAGES;
 }
 
-/* What is there already. */
+/* Writes the value that the page holds already. */
 static void write_page(size_t at)
 {
 	__atomic_store_n(page(at), at + 1, __ATOMIC_RELAXED);
@@ -783,9 +784,9 @@ static const struct probe *find_probe(const char *name)
 static double *due_latencies, *own_latencies;
 
 /*
- * Each operation is due at its time, whether or not the one before has ended, and is
- * charged from then: what is kept waiting behind one that waits long counts as well.
- * Returns how many were due while the collapse ran.
+ * Each operation is due at its time, whether or not the one before has ended, and its
+ * latency counts from then. So an operation that is late because the one before had to
+ * wait is charged for that, too. Returns how many were due while the collapse ran.
  */
 static unsigned int act_on_schedule(const struct probe *probe)
 {
@@ -898,7 +899,7 @@ static void measure_threads(void)
 		}
 }
 
-/* --- locks: what is taken, and who is interrupted ---------------------------------- */
+/* --- locks: locks that are taken, CPUs that are interrupted ------------------------ */
 
 /* The functions that take an LRU lock for a folio; they are called, not inlined. */
 static const char * const lru_locks[] = {

@@ -48,7 +48,7 @@ enum engine { ENGINE_C, ENGINE_RUST, NR_ENGINES };
 
 static const char * const engines[] = { "c", "rust" };
 
-/* What is compared. */
+/* The state of the memory that is compared between the engines. */
 struct state {
 	uint64_t pages[MAX_PAGES];
 	/* The first page frame of each window, or 0 if there is none. */
@@ -72,11 +72,11 @@ FIXTURE(collapse_diff)
 	unsigned int rounds;
 	/* How often each engine has said to try again. */
 	unsigned int again[NR_ENGINES];
-	/* What goes with a layout. */
+	/* The means that a layout was built with, to be released with it. */
 	pid_t sharer;
 	int uffd;
 	int gup;
-	/* What was done to it, to be told when it makes a difference. */
+	/* The steps that built the layout, printed when the engines differ. */
 	char story[1024];
 };
 
@@ -265,7 +265,7 @@ static void build(FIXTURE_DATA(collapse_diff) * self, unsigned int round)
 		take_step(self, step, first, count, round);
 		told += snprintf(self->story + told, sizeof(self->story) - told, "%s %zu+%zu, ",
 				 steps[step].name, first, count);
-		/* What must not be touched any more comes last. */
+		/* No step may touch a page that is guarded or protected: these steps come last. */
 		if (step == INSTALL_GUARD) {
 			madvise(page(self, first), count * psize(), MADV_GUARD_INSTALL);
 			break;
@@ -337,7 +337,7 @@ static void try(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_diff) *
 	munmap(self->mem, SIZE);
 }
 
-/* What reclaim did is not for the engines to answer for. */
+/* Reclaim may have made the layouts differ: then the engines need not agree. */
 static bool same_start(const struct result *results)
 {
 	return !memcmp(results[0].before.pages, results[1].before.pages,

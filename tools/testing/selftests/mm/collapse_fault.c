@@ -35,7 +35,7 @@
 #define FAIL_NTH	"/proc/self/fail-nth"
 #define CGROUP		"/sys/fs/cgroup/collapse_fault"
 
-/* Whatever a request takes, it does not take more allocations than that. */
+/* No request makes more allocations than that. */
 #define MAX_ALLOCATIONS	4000
 
 static void write_text(const char *path, const char *text)
@@ -309,7 +309,7 @@ TEST_F_TIMEOUT(collapse_fault, huge_pages, 300)
 	EXPECT_GT(went_on, 0);
 }
 
-/* For what runs in a child. */
+/* Tells of a failure in a child, where the harness cannot. */
 #define failed_here()	(ksft_print_msg("%s:%d\n", __FILE__, __LINE__), KSFT_FAIL)
 
 /* Runs in a cgroup of its own: charges of others would change its limit. */

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What must hold while the sources of a collapse stay mapped until the switch: others
- * that find a source locked and pinned wait, or are refused in passing, and never fail for
- * good; and whatever is written meanwhile, by whom and by what way ever, is there after it.
- * CONFIG_THP_COLLAPSE_RUST_DEBUG holds the collapse; some tests let it go on while another
+ * Tests of a collapse whose sources stay mapped until the switch. Other users that find a
+ * source locked and pinned must wait, or be refused for a moment, and must not fail for
+ * good. Every write meanwhile, by any user and in any way, must be there after the switch.
+ * CONFIG_THP_COLLAPSE_RUST_DEBUG holds the collapse. Some tests let it go on while another
  * thread acts, and find by themselves when to act so that both meet.
  */
 #define _GNU_SOURCE
@@ -62,7 +62,7 @@ FIXTURE(collapse_holds)
 {
 	/* The window, and another one that has nothing in it. */
 	char *window, *aside;
-	/* What a page reads as, throughout. */
+	/* The value that each page must read as, throughout. */
 	unsigned char expected[HPAGE_SIZE / 4096];
 	int pagemap, gup, uffd;
 	pid_t collapser;
@@ -179,10 +179,10 @@ static void let_go(struct __test_metadata *_metadata, pthread_t thread)
 struct actor {
 	FIXTURE_DATA(collapse_holds) * self;
 	void (*act)(struct actor *actor);
-	/* What it acts upon, and how. */
+	/* The page that it acts upon, and the mode of the act. */
 	size_t page;
 	uint64_t mode;
-	/* Where, unless anywhere. */
+	/* The CPUs to act on, or NULL for any. */
 	const cpu_set_t *cpu;
 	pid_t child, tid;
 	int result;
@@ -569,8 +569,9 @@ static void write_in_halves(struct actor *actor)
 }
 
 /*
- * Who gives back a pin waits for the lock of a page, unless that is dirty already. And one
- * that is used often becomes active, by way of an LRU cache: it is to be that already, too.
+ * process_vm_writev() locks a page to mark it dirty before it unpins it, unless the page is
+ * dirty already. A page that is used often becomes active, by way of an LRU cache: several
+ * writes in advance have made it active already.
  */
 static bool make_dirty(FIXTURE_DATA(collapse_holds) * self)
 {
@@ -1201,8 +1202,8 @@ static long drains(void)
 }
 
 /*
- * Two threads want the same window. The second is refused, and does not stop all CPUs to
- * have them drain their caches: what it found is no reference that this could drop.
+ * Two threads want the same window. The second is refused, and does not interrupt all CPUs
+ * to have them drain their LRU caches: draining could not drop the reference that it found.
  */
 TEST_F_TIMEOUT(collapse_holds, second_is_refused_at_once, 60)
 {
@@ -1413,8 +1414,8 @@ TEST_F_TIMEOUT(collapse_holds, zero_pages_are_put_back, 60)
 }
 
 /*
- * What was written is copied again: in a round of its own, or while nobody can access the
- * window. Memory may turn out to be bad then, too.
+ * Pages that were written to are copied again: in a round of their own, or while nobody can
+ * access the window. A page may turn out to be bad in that copy, too.
  */
 TEST_F_TIMEOUT(collapse_holds, bad_when_copied_again, 60)
 {
@@ -1453,8 +1454,8 @@ static void pin_for_long(struct actor *actor)
 }
 
 /*
- * Who pins memory for long has it moved out of ZONE_MOVABLE first. It waits for a page that
- * is locked; if it found our pin instead, it would have to give up.
+ * A long-term pin moves a page out of ZONE_MOVABLE first. It waits for a page that is
+ * locked. If it found our pin instead, it would have to give up.
  */
 TEST_F_TIMEOUT(collapse_holds, pinned_out_of_zone_movable, 60)
 {

@@ -165,7 +165,7 @@ TEST_F(collapse_numa, nodes_too_far_apart)
 		EXPECT_EQ(collapse(self->mem, WINDOW), EINVAL);
 		EXPECT_FALSE(is_huge(self->mem));
 		EXPECT_EQ(collapse(self->mem + WINDOW, WINDOW), 0);
-		/* Who does not mind the distance does not look at it. */
+		/* Without zone_reclaim_mode the distance of the nodes does not matter. */
 		write_num(RECLAIM_MODE, 0);
 		EXPECT_EQ(collapse(self->mem, WINDOW), 0);
 		EXPECT_TRUE(is_huge(self->mem));

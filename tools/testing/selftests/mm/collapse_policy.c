@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Who may collapse what, and how: the flags of process_madvise(MADV_COLLAPSE),
- * its callers and their credentials, and what is made of sysfs' settings and of
- * the flags of VMAs. Where Linux 7.3 behaves otherwise, a test says how.
+ * Tests of the permissions and the policy of process_madvise(MADV_COLLAPSE): its
+ * flags, its callers and their credentials, the settings in sysfs, and the flags
+ * of VMAs. Where Linux 7.3 behaves otherwise, a test says how.
  *
  * COLLAPSE_SEED and COLLAPSE_CALLS in the environment set the seed and the
  * number of calls of the random test.
@@ -61,14 +61,14 @@
 #define CAP(cap)	(1ULL << CAP_##cap)
 #define ALL_CAPS	(~0ULL)
 
-/* Who makes a call. */
+/* The credentials of a caller. */
 struct who {
 	uid_t uid;
 	uint64_t caps;
 };
 
 static const struct who root = { 0, ALL_CAPS };
-/* What an agent needs for collapse on terms, and no more. */
+/* The capabilities that an agent needs for a collapse on terms, and no more. */
 static const struct who agent = { NOBODY, CAP(SYS_NICE) | CAP(SYS_PTRACE) };
 
 static const struct who admin = {
@@ -79,7 +79,7 @@ static const struct who admin_not_nice = {
 	NOBODY, CAP(SYS_PTRACE) | CAP(SYS_ADMIN)
 };
 
-/* CAP_SYS_ADMIN includes reading the memory of others, this does not. */
+/* CAP_SYS_ADMIN includes reading the memory of others, CAP_SYS_NICE does not. */
 static const struct who nice_only = { NOBODY, CAP(SYS_NICE) };
 static const struct who nobody = { NOBODY, 0 };
 
@@ -131,7 +131,7 @@ static bool become(const struct who *who)
 	    setresgid(who->uid, who->uid, who->uid) ||
 	    setresuid(who->uid, who->uid, who->uid))
 		return false;
-	/* Whoever may, is to see this process, as if it had always been this user's. */
+	/* setresuid() cleared this flag, which a process of the user has from its start. */
 	return !prctl(PR_SET_DUMPABLE, 1) && set_caps(who->caps, who->caps);
 }
 
@@ -151,7 +151,7 @@ static ssize_t collapse(int pidfd, void *start, size_t len, unsigned int flags)
 	return collapse_vector(pidfd, &vec, 1, flags);
 }
 
-/* Runs a function in a child that is somebody else; what it returns comes back. */
+/* Runs a function in a child with other credentials, and returns its value. */
 static long run_as(const struct who *who, long (*function)(void *), void *arg)
 {
 	long *result = mmap(NULL, psize(), PROT_READ | PROT_WRITE,
@@ -231,7 +231,7 @@ static bool is_huge(pid_t pid, char *window)
 	return nr_huge(pid, window, 1) == 1;
 }
 
-/* What is written to a page tells which one it is. */
+/* Returns the value to be written to a page. It differs between neighbouring pages. */
 static char mark(const char *page)
 {
 	return 1 + (uintptr_t)page / psize() % 101;
@@ -502,8 +502,8 @@ TEST_F(policy, permission_for_process_of_same_user)
 }
 
 /*
- * Who is root in a user namespace, and has all capabilities there, has none
- * over the memory of the system, not even for processes in the namespace.
+ * Root in a user namespace has all capabilities there, but none that counts for
+ * the memory of the system, not even for processes in the namespace.
  */
 static long collapse_in_user_namespace(void *arg)
 {
@@ -632,7 +632,7 @@ static long collapse_shared(void *arg)
 {
 	char *mem = arg;
 
-	/* What is written becomes private: 30 and 31 pages stay shared. */
+	/* Pages that are written to become private: 31 and 30 pages stay shared. */
 	touch(mem, PAGES - 31);
 	touch(mem + WINDOW, PAGES - 30);
 	if (collapse(PIDFD_SELF, mem, WINDOW, LIMITS) != -EBUSY)
@@ -913,7 +913,7 @@ TEST_F(policy, allocation_over_vector)
 	trace_allocations();
 	EXPECT_EQ(collapse_vector(PIDFD_SELF, vec + 1, 2, 0), WINDOW + psize());
 	EXPECT_ALLOCATION(DIRECT, 1);
-	/* What comes after a range that ends the call is not part of it. */
+	/* An invalid range ends the call: the VMA of a later range does not count. */
 	vec[0].iov_base = self->mem + WINDOW;
 	vec[1].iov_base = self->mem + 1;
 	trace_allocations();
@@ -921,7 +921,7 @@ TEST_F(policy, allocation_over_vector)
 	EXPECT_ALLOCATION(LIGHT, 1);
 }
 
-/* What is huge already costs nothing. 7.3: drains the LRU caches of all CPUs. */
+/* A window that is huge already costs nothing. 7.3: drains the LRU caches of all CPUs. */
 TEST_F(policy, allocation_none_when_huge)
 {
 	touch(self->mem, PAGES);
@@ -1281,7 +1281,7 @@ TEST_F(policy, vector_odd_ranges)
 	struct iovec negative[] = { { self->mem, WINDOW }, { self->mem, -psize() } };
 
 	touch(self->mem, NR_WINDOWS * PAGES);
-	/* What can be seen before anything is done, is. */
+	/* Errors that can be seen before any work are returned before any work. */
 	EXPECT_EQ(collapse_vector(PIDFD_SELF, kernel, 2, 0), -EFAULT);
 	negative[1].iov_len = (size_t)-1;
 	EXPECT_EQ(collapse_vector(PIDFD_SELF, negative, 2, 0), -EINVAL);
@@ -1882,7 +1882,7 @@ static bool make_kinds(char *mem)
 	       arm_userfaultfd(watched, WINDOW, UFFDIO_REGISTER_MODE_MISSING) >= 0;
 }
 
-/* What is known of a process. */
+/* The state of a process, as far as it decides about a call. */
 struct model {
 	bool huge[NR_WINDOWS];
 };
@@ -1994,7 +1994,7 @@ struct random_call {
 	unsigned int flags;
 	uint64_t caps;
 	struct iovec vec[1025];
-	/* What is given, and what it would be if it were readable. */
+	/* The vector that is passed: @vec, or an address that cannot be read. */
 	const struct iovec *given;
 	size_t n;
 };

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Acts on a window while its collapse is held between two passes, for each pass
- * and each action: CONFIG_THP_COLLAPSE_RUST_DEBUG holds it. Whoever has to wait
- * for the collapse does so until it goes on. Whatever comes of the collapse, the
- * window must then hold what was written, and be writable. And has processes end
- * that collapse, or are collapsed, at such a time.
+ * and each action. CONFIG_THP_COLLAPSE_RUST_DEBUG holds the collapse. An action
+ * that has to wait for the collapse must wait until it goes on. Afterwards the
+ * window must hold the values that were written, and be writable, whether or not
+ * it was collapsed. Other tests end a process at such a time: the one that
+ * collapses, or the one that is collapsed.
  */
 #define _GNU_SOURCE
 #include "kselftest_harness.h"
@@ -62,9 +63,9 @@ FIXTURE(collapse_race)
 {
 	/* Where the window is, where it was before somebody moved it, and room for a page. */
 	char *mem, *window, *aside;
-	/* How many of its pages are mapped. */
+	/* How many pages of the window are mapped. */
 	size_t mapped;
-	/* What a page reads as, throughout; or where .lazy is set, zero. */
+	/* The value that each page must read as. A page with .lazy set may read as zero. */
 	unsigned char expected[HPAGE_SIZE / 4096];
 	bool lazy[HPAGE_SIZE / 4096];
 	/* The page that was poisoned, or 0. */
@@ -97,7 +98,7 @@ FIXTURE_VARIANT(collapse_race)
 	int early;
 	/* The same where sources stay mapped. If it is 0, nothing is expected of later passes. */
 	size_t early_mapped;
-	/* What it may fail with then in later passes, for a reference of one who waits. */
+	/* The error of later passes then, when an act that waits has a reference to a page. */
 	int late_mapped;
 };
 
@@ -258,7 +259,7 @@ static void on_sigbus(int signal)
 {
 }
 
-/* Whoever looked at the page now would be ended: see forget_poisoned(). */
+/* An access to the page would be fatal from now on: see forget_poisoned(). */
 static void act_poison(FIXTURE_DATA(collapse_race) * self)
 {
 	int pagemap = open("/proc/self/pagemap", O_RDONLY);
@@ -277,7 +278,7 @@ static void forget_poisoned(FIXTURE_DATA(collapse_race) * self)
 	self->poisoned = 0;
 }
 
-/* What is merged is left merged. */
+/* Stops KSM after that, and leaves merged pages merged. */
 static void act_merge(FIXTURE_DATA(collapse_race) * self)
 {
 	ksm_start();
@@ -432,7 +433,7 @@ FIXTURE_VARIANT_ADD(collapse_race, write_protect)
 	.write_protected = true,
 };
 
-/* A changed entry keeps its dirty bit: what was written is not reclaimed as if it were free. */
+/* A changed entry keeps its dirty bit: else reclaim would discard a page written to. */
 FIXTURE_VARIANT_ADD(collapse_race, write_protect_freed_lazily)
 {
 	.act = act_write_protect,
@@ -786,9 +787,9 @@ TEST_F_TIMEOUT(collapse_race, in_each_pass_remapped, 300)
 }
 
 /*
- * Processes that end in the middle: who collapses is killed, or who is collapsed
- * exits or executes another program. More than one batch, so that it shows
- * whether the range is given up.
+ * Processes that end during a collapse. The one that collapses is killed, or the
+ * one that is collapsed exits or executes another program. The range has more than
+ * one batch: the call must give up the rest of it.
  */
 /* The first batch of a request. */
 #define BATCH		2
@@ -988,7 +989,7 @@ TEST_F_TIMEOUT(collapse_ends, target_executes, 300)
 	target_ends(_metadata, self, true);
 }
 
-/* What the OOM reaper does, to a process that ends: it is stopped on its way out. */
+/* Reaps memory as the OOM reaper does. The process that ends is stopped on its way out. */
 TEST_F_TIMEOUT(collapse_ends, target_is_reaped, 300)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(passes[PROTECT]); i++) {
@@ -1215,7 +1216,7 @@ TEST_F_TIMEOUT(collapse_ends, written_meanwhile, 120)
 	}
 }
 
-/* What is written after each round, too: then sources are replaced, to get on. */
+/* Pages are written to in each round. Then sources are replaced, so that the collapse ends. */
 TEST_F_TIMEOUT(collapse_ends, written_all_the_time, 120)
 {
 	pthread_t collapser;
@@ -1313,12 +1314,12 @@ static bool wait_done(const struct toucher *toucher)
 	return wait_until(toucher->done);
 }
 
-/* The third batch has four times as many windows, if nobody waited before. */
+/* The first window of the third batch: the second has twice as many windows as the first. */
 #define THIRD_BATCH	(3 * BATCH)
 
 /*
- * Who waits for a lock of a batch does not wait for all of it: the other windows
- * are put back, and collapsed later.
+ * A thread that waits for a lock of a batch does not wait for the whole batch: the
+ * other windows are put back, and collapsed later.
  */
 TEST_F_TIMEOUT(collapse_ends, batch_is_cut_short, 120)
 {
@@ -1416,7 +1417,7 @@ TEST_F_TIMEOUT(collapse_ends, mapping_is_split, 60)
 	}
 }
 
-/* Who is asked for no more shared pages than there may be looks again when it has them. */
+/* The limit of shared pages is checked again when the pages are isolated. */
 TEST_F_TIMEOUT(collapse_ends, shared_meanwhile, 60)
 {
 	struct remote remote = {
@@ -1445,7 +1446,7 @@ TEST_F_TIMEOUT(collapse_ends, shared_meanwhile, 60)
 	close(remote.pidfd);
 }
 
-/* What may become of a window while a page of it is waited for. */
+/* Acts on a window while the collapse waits for a page of it. */
 static void stay(char *mem)
 {
 }
@@ -1537,9 +1538,9 @@ static void *collapse_at_home(void *argument)
 }
 
 /*
- * What was read from swap is in the LRU caches of the CPU that read it, and the
- * collapse may go on elsewhere. It has these caches drained, even if it had all of
- * them drained before, for a window that was in use.
+ * Pages that were read from swap are in the LRU caches of the CPU that read them. The
+ * collapse may go on on another CPU. It has these caches drained, even if it had all
+ * LRU caches drained before, for a window that was in use.
  */
 TEST_F_TIMEOUT(collapse_ends, drained_after_swap_in, 60)
 {
@@ -1673,8 +1674,8 @@ TEST_F_TIMEOUT(collapse_ends, device_keeps_what_is_between, 60)
 }
 
 /*
- * A window that is in use has all LRU caches drained, once a request. What this CPU has
- * mapped after that is in its cache again, and that is no reason to refuse another window.
+ * A window that is in use has all LRU caches drained, once a request. Pages that this CPU
+ * maps after that are in its cache again, and must not make another window be refused.
  */
 TEST_F_TIMEOUT(collapse_ends, mapped_after_the_drain, 60)
 {

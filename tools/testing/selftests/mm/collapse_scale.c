@@ -22,8 +22,8 @@
 #include "hugepage_settings.h"
 
 /*
- * What a request has at a time, at most: so many huge pages, each with a page table
- * and a buffer. See Documentation/mm/collapse.rst.
+ * The most memory that a request has allocated at a time: that many huge pages, each
+ * with a page table and a buffer. See Documentation/mm/collapse.rst.
  */
 #define BATCH		16
 #define BATCH_BYTES	(BATCH * (WINDOW + psize() + 4 * psize()))
@@ -174,7 +174,7 @@ TEST_F_TIMEOUT(collapse_scale, threads_64_on_one_range, 300)
 		}
 		ASSERT_EQ(madvise(crowd.mem, SHARED_WINDOWS * WINDOW, MADV_DONTNEED), 0);
 	}
-	/* What nobody used is given back: else it would be up to 3 GiB. */
+	/* Huge pages that were not used are freed. Else up to 3 GiB would be missing. */
 	lost = free_before - read_field("/proc/meminfo", "MemFree");
 	EXPECT_LT(lost, 256 * 1024);
 }

@@ -55,16 +55,16 @@
 /* The memory in use, and where a window of it stays when it was moved. */
 static char *mem, *side;
 
-/* What is known of a page, by whoever has it locked. */
+/* The expected content of a page. The thread that has the page locked may use it. */
 static struct page {
 	atomic_bool locked;
-	/* Freed lazily: it may read as zero, and then goes on to do so. */
+	/* The page was freed lazily. Once it reads as zero, it goes on to do so. */
 	bool may_be_zero;
-	/* What was written last; 0 is nothing. */
+	/* The version that was written last, or 0 for none. */
 	unsigned int version;
 } pages[MAX_PAGES];
 
-/* Whoever changes mappings, be it for a moment. */
+/* Held by a thread that changes mappings, even if only for a moment. */
 static pthread_mutex_t layout = PTHREAD_MUTEX_INITIALIZER;
 
 static atomic_bool stop;
@@ -406,7 +406,7 @@ static void act_write_protect(struct actor *actor)
 		}
 	}
 out:
-	/* That wakes who still waits. */
+	/* Closing it wakes threads that still wait. */
 	if (event.fd >= 0)
 		close(event.fd);
 	pthread_mutex_unlock(&layout);
@@ -419,7 +419,7 @@ static void act_merge(struct actor *actor)
 	pthread_mutex_unlock(&layout);
 }
 
-/* What a device writes and reads is the page that was pinned, and stays it. */
+/* A device goes on to access the page that was pinned: that must stay the mapped one. */
 static void act_pin(struct actor *actor)
 {
 	size_t nr = draw(actor, NR_PAGES);
@@ -571,7 +571,7 @@ static void split_off(size_t nr)
 	}
 }
 
-/* What was in the page is gone, and who looked for it would be told by SIGBUS. */
+/* The content of the page is lost. An access to it before it is discarded gets SIGBUS. */
 static void act_poison(struct actor *actor)
 {
 	size_t nr = draw(actor, NR_PAGES);
@@ -606,7 +606,7 @@ static void act_poison(struct actor *actor)
 		put_back_in_service(taken_out);
 }
 
-/* Whoever makes a page bad is told so, and others may be. Nobody may come upon it. */
+/* The thread that makes a page bad gets SIGBUS, and others may. No thread may access it. */
 static void on_sigbus(int signal, siginfo_t *info, void *context)
 {
 	if (makes_bad || info->si_code == BUS_MCEERR_AO)
@@ -714,7 +714,7 @@ static void act_serve_missing(struct actor *actor)
 	for (int i = 0; i < 8; i++) {
 		size_t nr = first + draw(actor, PAGES);
 
-		/* Not waited for: whoever has it locked may wait for us. */
+		/* Not waited for: the thread that has the page locked may wait for us. */
 		if (!atomic_exchange(&pages[nr].locked, true)) {
 			madvise(aside, psize(), MADV_DONTNEED);
 			if (!pages[nr].version || pages[nr].may_be_zero)
@@ -735,7 +735,7 @@ static void act_serve_missing(struct actor *actor)
 		}
 	}
 out:
-	/* That wakes who still waits. */
+	/* Closing it wakes threads that still wait. */
 	if (event.fd >= 0)
 		close(event.fd);
 	munmap(aside, psize());
@@ -763,7 +763,7 @@ static void *collapse_until_gone(void *pidfd)
 
 /*
  * A child that is collapsed is killed and reaped meanwhile, or dies for want of
- * memory. What it shares with us stays.
+ * memory. The pages that it shares with us stay.
  */
 static void end_child(struct actor *actor, bool out_of_memory)
 {
@@ -1048,7 +1048,7 @@ static void run(struct __test_metadata *_metadata, unsigned int seed, unsigned i
 	EXPECT_LE(labs((long)(rss_anon() - rss)), 1024);
 }
 
-/* What must be gone with its last user, as the cgroup calls it. */
+/* Counters of the cgroup that must be zero when the last user of the memory is gone. */
 static const char * const fields[] = { "anon", "anon_thp", "pagetables", "swapcached" };
 
 static bool all_gone(void)
@@ -1059,7 +1059,7 @@ static bool all_gone(void)
 	return true;
 }
 
-/* An idle CPU keeps the page directory of who ran there last, until we do. */
+/* An idle CPU keeps the mm of the process that ran there last, until we run there. */
 static void visit_each_cpu(void)
 {
 	cpu_set_t all, one;

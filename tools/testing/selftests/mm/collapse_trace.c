@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a collapse of 512 MiB tells the tracepoints: that the process was never
- * stopped, that is, mmap_lock not taken for write, and that every window was
- * served by the code in Rust. The C code does take it, which shows that it would
- * be seen: that runs where CONFIG_THP_COLLAPSE_RUST_DEBUG lets it be selected.
+ * Traces a collapse of 512 MiB. It must not take mmap_lock for write, which would
+ * stop the process, and the code in Rust must serve every window. The C code does
+ * take mmap_lock for write: its test shows that the trace would tell. That test
+ * runs where CONFIG_THP_COLLAPSE_RUST_DEBUG lets the C code be selected.
  */
 #define _GNU_SOURCE
 #include "kselftest_harness.h"
@@ -130,7 +130,7 @@ static void begin(struct __test_metadata *_metadata)
 	ASSERT_TRUE(write_text(INSTANCE "tracing_on", "1"));
 }
 
-/* What was traced, as far as it is about the process whose memory was collapsed. */
+/* Returns counts of the events of the process whose memory was collapsed. */
 static struct counts end(struct __test_metadata *_metadata)
 {
 	char line[512], mm[64] = "", *at;
@@ -149,7 +149,7 @@ static struct counts end(struct __test_metadata *_metadata)
 	}
 	EXPECT_NE(*mm, '\0');
 	fclose(trace);
-	/* To go back in it would repeat lines. */
+	/* Opened anew, since rewind() in this file would repeat lines. */
 	trace = fopen(INSTANCE "trace", "r");
 	ASSERT_NE(trace, NULL);
 	while (fgets(line, sizeof(line), trace)) {

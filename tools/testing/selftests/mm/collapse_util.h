@@ -2,7 +2,7 @@
 #ifndef SELFTESTS_MM_COLLAPSE_UTIL_H
 #define SELFTESTS_MM_COLLAPSE_UTIL_H
 
-/* What the tests of collapse have in common. */
+/* Helpers that the tests of collapse share. */
 
 #include <fcntl.h>
 #include <limits.h>
@@ -215,8 +215,8 @@ static inline void put_back_in_service(unsigned long pfn)
 }
 
 /*
- * What other CPUs have in their LRU caches is in use: it may keep a window out of its
- * batch, if the scheduler has moved the writer.
+ * A page in the LRU cache of another CPU has an extra reference. If the scheduler moved the
+ * thread that writes the pages, that reference might keep a window out of its batch.
  */
 static inline int stay_on_this_cpu(void)
 {
@@ -227,7 +227,7 @@ static inline int stay_on_this_cpu(void)
 	return sched_setaffinity(0, sizeof(one), &one);
 }
 
-/* The first device that is swapped to; none leaves it empty. */
+/* Finds the first swap device. If there is none, @device is left empty. */
 static inline void find_swap(char *device, size_t size)
 {
 	char line[256] = "";
