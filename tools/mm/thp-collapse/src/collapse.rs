@@ -14,30 +14,30 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How long to wait before a window is tried again whose pages were in use. Each is tried as often
-/// as there are times here, and once before.
+/// The times to wait before a window is tried again because its pages were in use. Such a window is
+/// tried once, and once more after each of these times.
 const AGAIN: [Duration; 3] = [
     Duration::from_millis(1),
     Duration::from_millis(4),
     Duration::from_millis(16),
 ];
 
-/// What to collapse, and on what terms.
+/// The memory to collapse, and the terms of the collapse.
 pub struct Aim {
-    /// Mappings of which kinds.
+    /// The kinds of mappings to collapse.
     pub kinds: Vec<Kind>,
-    /// Between which addresses.
+    /// The addresses to keep within.
     pub bounds: Range<u64>,
-    /// Also where the owner has ruled it out by MADV_NOHUGEPAGE, which MAP_STACK implies. The
-    /// kernel has a say in that, too.
+    /// Set to collapse mappings with MADV_NOHUGEPAGE, too, which MAP_STACK implies. The kernel may
+    /// still refuse them.
     pub opted_out_too: bool,
-    /// With which flags.
+    /// The flags of the calls.
     pub flags: Flags,
-    /// Within what time.
+    /// The time after which nothing more is begun.
     pub budget: Option<Duration>,
-    /// How many per cent are wanted. When there are as many, nothing is done.
+    /// The coverage that is wanted, in per cent. Where it is reached already, nothing is done.
     pub min_coverage: Option<f64>,
-    /// Whether to look only.
+    /// Set to look only, and to collapse nothing.
     pub dry_run: bool,
 }
 
@@ -49,7 +49,8 @@ impl Aim {
             && (self.opted_out_too || mapping.advice != Advice::Nohuge)
     }
 
-    /// The coverage of the mappings that are meant, as far as each of them reaches.
+    /// Returns the coverage of the mappings that are selected. A mapping counts as a whole, even if
+    /// `bounds` cuts it.
     pub fn coverage(&self, mappings: &[Mapping]) -> Coverage {
         Coverage::of(mappings.iter().filter(|mapping| self.wants(mapping)))
     }
@@ -75,20 +76,20 @@ pub enum Ended {
     Exited,
 }
 
-/// What became of the windows.
+/// Counts of windows by their outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Windows {
-    /// Those that have become huge pages.
+    /// Windows that have become huge pages.
     pub collapsed: u64,
-    /// Those that had been before.
+    /// Windows that were huge pages before.
     pub already_huge: u64,
-    /// Those that had nothing in them.
+    /// Windows that had nothing in them.
     pub empty: u64,
-    /// Those that the kernel refused.
+    /// Windows that the kernel refused.
     pub refused: u64,
-    /// Those that were unmapped meanwhile.
+    /// Windows that were unmapped meanwhile.
     pub gone: u64,
-    /// Those that it did not come to.
+    /// Windows that were not tried before the run ended.
     pub untried: u64,
 }
 
@@ -97,22 +98,22 @@ pub struct Windows {
 pub struct Refusal {
     /// The name of the errno.
     pub errno: String,
-    /// How many.
+    /// The number of windows.
     pub windows: u64,
-    /// What it means.
+    /// The meaning of the errno.
     pub why: &'static str,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// How it ended for those who asked.
+    /// The success or failure of the run, as its caller sees it.
     pub verdict: Verdict,
-    /// Why it ended.
+    /// The reason that the run ended for.
     pub ended: Ended,
-    /// What became of the windows.
+    /// The outcome of the windows.
     pub windows: Windows,
-    /// Why some were refused.
+    /// The reasons that windows were refused for.
     pub refusals: Vec<Refusal>,
     /// The coverage before.
     pub before: Coverage,
@@ -126,22 +127,22 @@ pub struct Report {
     pub pauses: u64,
     /// How long all took, in milliseconds.
     pub milliseconds: f64,
-    /// Which code of the kernel served, when that was asked and could be told.
+    /// The code of the kernel that served, if the caller asked for it and the trace tells.
     pub engine: Option<Engine>,
     /// Huge pages among those collapsed that were mapped as such again without a copy, if `engine`
     /// is known.
     pub remapped: Option<u64>,
 }
 
-/// Told of how a run gets on.
+/// Receives the progress of a run.
 pub trait Progress {
-    /// So many windows of so many are done.
+    /// Called with the number of windows that are done, and the number of all.
     fn at(&mut self, done: u64, of: u64);
-    /// There is no more to come.
+    /// Called when the run has ended.
     fn end(&mut self);
 }
 
-/// Nobody who wants to know.
+/// Ignores the progress.
 pub struct Silent;
 
 impl Progress for Silent {
@@ -149,15 +150,15 @@ impl Progress for Silent {
     fn end(&mut self) {}
 }
 
-/// What there is to do.
+/// The windows that a run has to collapse.
 #[derive(Default)]
 struct Plan {
-    /// Windows in a row, of one mapping, that are to be collapsed.
+    /// Runs of adjacent windows of one mapping that are to be collapsed.
     rows: Vec<Range<u64>>,
     total: u64,
     already_huge: u64,
     empty: u64,
-    /// Set where the kernel cannot tell what a window holds.
+    /// Set if the kernel cannot tell the content of windows.
     guessed: bool,
 }
 
@@ -166,7 +167,7 @@ impl Plan {
         for (content, start) in contents.iter().zip(windows.clone().step_by(size as usize)) {
             match content {
                 Content::Huge => self.already_huge += 1,
-                // What is not mapped of a file may be in the page cache all the same.
+                // A page of a file may be in the page cache without being mapped.
                 Content::Empty if anonymous => self.empty += 1,
                 Content::Empty | Content::Small => {
                     self.total += 1;
@@ -198,7 +199,7 @@ struct Run<'a, K: Kernel> {
     pauses: u64,
 }
 
-/// What a slice came to when not all of it was done.
+/// The reason that not all of a slice was done.
 enum Stop {
     /// The run is over.
     Ended(Ended),
@@ -206,9 +207,10 @@ enum Stop {
     Errno(Errno),
 }
 
-/// Collapses what `aim` wants of process `pid`, held as `process`.
+/// Collapses the memory of process `pid` that `aim` selects, and returns a report. `process` holds
+/// the process.
 ///
-/// That the process exits is no failure: the report says so.
+/// It is no failure if the process exits: the report says so.
 pub fn collapse<K: Kernel>(
     kernel: &K,
     pid: i32,
@@ -243,7 +245,7 @@ pub fn collapse<K: Kernel>(
     };
     let before = aim.coverage(&mappings);
 
-    // A request for nothing: whether it would be served at all.
+    // An empty request tells whether the kernel would serve any.
     match kernel.collapse(process, &(0..0), aim.flags) {
         Ok(_) => {}
         Err(Errno::SRCH) => return Ok(run.report(Ended::Exited, before, None)),
@@ -291,7 +293,7 @@ pub fn collapse<K: Kernel>(
     }
     .map(|mappings| aim.coverage(&mappings));
     if let (true, Some(after)) = (plan.guessed, after) {
-        // The kernel said "huge", not "since when".
+        // The kernel told that a window is huge, but not since when.
         let more = after.huge.saturating_sub(before.huge) / kernel.window();
         let fewer = run.windows.collapsed.saturating_sub(more);
 
@@ -358,7 +360,8 @@ impl<K: Kernel> Run<'_, K> {
 
         for row in rows {
             let mut start = row.start;
-            // Up to here windows are taken one by one, to learn which of a slice were refused.
+            // Up to this address each slice is one window, to learn which windows of the slice that
+            // failed are refused.
             let mut singly = start;
 
             while start < row.end {
@@ -399,14 +402,14 @@ impl<K: Kernel> Run<'_, K> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Stop::Ended(Ended::Interrupted));
         }
-        // One slice it may be in any case, lest those get nowhere who take long to look at.
+        // At least one slice is done: else a process whose mappings take long to read gets none.
         if self.slices > 0 && self.aim.budget.is_some_and(|budget| used >= budget) {
             return Err(Stop::Ended(Ended::Budget));
         }
         Ok(())
     }
 
-    /// Has one slice collapsed. Returns how many bytes of it are done: whole windows, not none.
+    /// Collapses one slice. Returns how many bytes of it are done, in whole windows, but never 0.
     fn slice(&mut self, range: &Range<u64>) -> Result<u64, Stop> {
         let size = self.kernel.window();
         let alone = range.end - range.start == size;
@@ -426,7 +429,7 @@ impl<K: Kernel> Run<'_, K> {
                 self.pause(pause)?;
             }
             let errno = match result {
-                // It stopped early and does not say why: asking for the rest will tell.
+                // The kernel stopped early and does not say why. A request for the rest will tell.
                 Ok(0) => Errno::AGAIN,
                 Ok(bytes) => return Ok(bytes.min(range.end - range.start)),
                 Err(errno) => errno,
@@ -442,7 +445,7 @@ impl<K: Kernel> Run<'_, K> {
         }
     }
 
-    /// Waits, but not beyond the budget.
+    /// Waits for `time`, but not beyond the budget.
     fn pause(&self, time: Duration) -> Result<(), Stop> {
         let used = self.kernel.now().saturating_sub(self.begin);
         let left = self.aim.budget.map(|budget| budget.saturating_sub(used));
@@ -451,7 +454,7 @@ impl<K: Kernel> Run<'_, K> {
         Ok(())
     }
 
-    /// Takes down that a window was refused. Ends the run when the next ones would be, too.
+    /// Records that a window was refused. Ends the run if the next windows would be refused, too.
     fn refused(&mut self, window: &Range<u64>, errno: Errno) -> Result<(), Stop> {
         if errno == Errno::NOMEM && !self.is_mapped(window)? {
             self.windows.gone += 1;
@@ -460,7 +463,8 @@ impl<K: Kernel> Run<'_, K> {
         self.windows.refused += 1;
         *self.errnos.entry(errno.raw_os_error()).or_default() += 1;
         let is_watched = || self.watched.iter().any(|row| row.contains(&window.start));
-        // EBUSY is about the memory cgroup, unless there are limits, or holes to be left alone.
+        // EBUSY means that the memory cgroup is full, unless there are limits, or userfaultfd keeps
+        // holes from being filled.
         let exhausted = match errno {
             Errno::NOMEM => true,
             Errno::BUSY => !self.aim.flags.limits && !is_watched(),
@@ -472,7 +476,7 @@ impl<K: Kernel> Run<'_, K> {
         }
     }
 
-    /// ENOMEM is said of memory that is not mapped, too.
+    /// Returns whether a window is mapped: the kernel returns ENOMEM for unmapped memory, too.
     fn is_mapped(&self, window: &Range<u64>) -> Result<bool, Stop> {
         let mappings = self.kernel.mappings(self.process).map_err(Stop::Errno)?;
 
@@ -515,7 +519,7 @@ impl<K: Kernel> Run<'_, K> {
 
         match (ended, self.aim.min_coverage, after) {
             (Ended::Exited | Ended::Covered | Ended::DryRun, ..) => Verdict::Success,
-            // What was asked for is what counts.
+            // The coverage that was asked for decides, not the number of refusals.
             (_, Some(wanted), Some(after)) if after.reaches(wanted) => Verdict::Success,
             (_, None, _) if windows.refused == 0 && windows.untried == 0 => Verdict::Success,
             _ if windows.refused > 0 && windows.collapsed + windows.already_huge == 0 => {
@@ -526,7 +530,7 @@ impl<K: Kernel> Run<'_, K> {
     }
 }
 
-/// Whether an errno is about the process as a whole, rather than about a window.
+/// Returns whether an errno concerns the process as a whole, rather than a window.
 fn is_final(errno: Errno) -> bool {
     matches!(errno, Errno::SRCH | Errno::PERM | Errno::ACCESS)
 }
@@ -578,7 +582,7 @@ mod tests {
         assert_eq!(report.windows, windows);
         assert_eq!(report.before.percent, 25.0);
         assert_eq!(report.after.unwrap().percent, 100.0);
-        // What is huge or empty is not asked for.
+        // No call is made for windows that are huge or empty.
         assert_eq!(kernel.slices(), [1, 2]);
     }
 
@@ -594,7 +598,7 @@ mod tests {
             kinds: vec![Kind::File],
             ..aim()
         };
-        // The page cache may have what is not mapped.
+        // The page cache may have pages that are not mapped.
         run(&kernel, &files).unwrap();
         assert_eq!(kernel.calls.borrow()[2].1, window(2)..window(4));
     }

@@ -19,11 +19,11 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// All of them. The first one whose event was seen has served: only Rust works in batches, and
-    /// it shares the other event with C.
+    /// All engines, in the order in which a trace is searched for their events. Only Rust has the
+    /// event of a batch. The other event is common to both.
     const ALL: [Self; 2] = [Self::Rust, Self::C];
 
-    /// What it is called.
+    /// Returns the name of the engine for users.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rust => "the engine in Rust (mm/collapse)",
@@ -38,7 +38,7 @@ impl Engine {
         }
     }
 
-    /// Whether a line of a trace tells of its work.
+    /// Returns whether a line of a trace has the event of this engine.
     fn worked_in(self, line: &str) -> bool {
         line.contains(&format!(" {}: ", self.event()))
     }
@@ -50,18 +50,18 @@ impl Serialize for Engine {
     }
 }
 
-/// What a trace shows of the code that served.
+/// The code of the kernel that served, as a trace shows it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Served {
-    /// Which code it is.
+    /// The engine that served.
     pub engine: Engine,
-    /// Huge pages that were mapped as such again, where they are: nothing was copied. C code
-    /// always copies.
+    /// The number of huge pages that were mapped as such again, in place and without a copy. The C
+    /// code always copies.
     pub remapped: u64,
 }
 
 impl Served {
-    /// Returns `None` if the trace shows the work of none.
+    /// Returns the engine whose events a trace has, or `None` if it has none.
     fn seen_in(trace: &str) -> Option<Self> {
         let engine = Engine::ALL
             .into_iter()
@@ -81,7 +81,7 @@ impl Served {
 pub struct Trace(PathBuf);
 
 impl Trace {
-    /// Begins it. Takes tracefs, and the right to use it.
+    /// Begins a trace. This needs tracefs, and the permission to use it.
     pub fn begin() -> io::Result<Self> {
         let name = format!("thp-collapse-{}", std::process::id());
         let instance = Path::new(TRACING).join("instances").join(name);
@@ -103,7 +103,7 @@ impl Trace {
         Ok(trace)
     }
 
-    /// Ends it, and returns what has served since it began.
+    /// Ends the trace, and returns the engine that has served since it began.
     pub fn end(self) -> Option<Served> {
         Served::seen_in(&fs::read_to_string(self.0.join("trace")).ok()?)
     }

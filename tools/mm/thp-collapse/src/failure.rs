@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What stands in the way, in sentences, and the exit status that tells a script of it.
+//! Failures, their messages, and the exit status that a script sees.
 
 use crate::kernel::{Capabilities, Flags, Known};
 use rustix::io::Errno;
@@ -8,17 +8,17 @@ use serde::Serialize;
 use std::process::ExitCode;
 use thiserror::Error;
 
-/// How a run ended. clap takes the exit status 2 for a wrong command line.
+/// The result of a run. clap uses the exit status 2 for a wrong command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// All that was asked for was done.
+    /// The run did all that it was asked for.
     Success,
-    /// Some of it was.
+    /// The run did some of it.
     Partial,
-    /// Nothing of it: the kernel refused.
+    /// The run did nothing of it: the kernel refused.
     Refused,
-    /// Something else stood in the way.
+    /// The run failed for another reason.
     Error,
 }
 
@@ -60,7 +60,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The exit status that goes with it.
+    /// Returns the verdict that decides the exit status.
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::MayNotRead(..) | Self::MayNotCollapse(..) | Self::MayNotTrace => Verdict::Refused,
@@ -68,7 +68,7 @@ impl Failure {
         }
     }
 
-    /// What it means that process `pid` could not be looked at.
+    /// Returns the failure for an errno of reading about process `pid`.
     pub fn of_reading(pid: i32, errno: Errno, caps: Capabilities) -> Self {
         match errno {
             Errno::SRCH => Self::NoProcess(pid),
@@ -85,7 +85,7 @@ impl Failure {
         }
     }
 
-    /// What it means that process `pid` could not be acted on.
+    /// Returns the failure for an errno of collapsing memory of process `pid`.
     pub fn of_collapsing(
         pid: i32,
         errno: Errno,
@@ -112,7 +112,7 @@ impl Failure {
     }
 }
 
-/// The name of an errno that windows are refused with, and what it means.
+/// Returns the name of an errno that windows were refused with, and its meaning.
 pub fn why(errno: Errno, known: Known, flags: Flags) -> (String, &'static str) {
     let (name, sentence) = match errno {
         Errno::INVAL => (
@@ -191,7 +191,7 @@ mod tests {
         assert!(
             permission(nice, NEW, false).contains("CAP_SYS_ADMIN, which is missing, or --limits")
         );
-        // What is not to blame is not blamed.
+        // A capability that is not missing is not blamed.
         assert!(permission(nice, OLD, false).contains("security module"));
         assert!(permission(nice, NEW, true).contains("security module"));
         for errno in [Errno::ACCESS, Errno::PERM] {

@@ -14,13 +14,13 @@ pub const WINDOW: u64 = 2 << 20;
 /// Where the first mapping of each process begins.
 pub const START: u64 = 0x7f00_0000_0000;
 
-/// What the next call is to come to.
+/// The result that the next call is to have.
 pub enum Answer {
-    /// What it would come to by itself.
+    /// The result that the memory gives the call.
     Usual,
-    /// An error, and nothing done.
+    /// An error, with nothing done.
     Fail(Errno),
-    /// So many bytes are done, and the rest not looked at.
+    /// This many bytes are done. The rest is not looked at.
     Short(u64),
     /// The process is found to have exited.
     Exit,
@@ -28,7 +28,7 @@ pub enum Answer {
     Unmap,
 }
 
-/// Asked with the number of the call and its range.
+/// Called with the number of a call and its range, for the answer to it.
 type Script = Box<dyn FnMut(usize, &Range<u64>) -> Answer>;
 
 /// Mappings of a process, in windows.
@@ -37,19 +37,19 @@ type Memory = Vec<(u64, Kind, Vec<Content>)>;
 pub struct Fake {
     pub known: Known,
     pub caps: Capabilities,
-    /// What reading mappings, looking at their content, and asking for anything fails with.
+    /// The errors of reading mappings, of reading their contents, and of all requests.
     pub no_mappings: Cell<Option<Errno>>,
     pub no_contents: Cell<Option<Errno>>,
     pub no_collapse: Cell<Option<Errno>>,
-    /// Whether it can tell what windows hold.
+    /// Set if this kernel can tell the content of windows.
     pub tells_contents: bool,
-    /// What the owners advised.
+    /// The advice of the owners of all mappings.
     pub advice: Cell<Advice>,
-    /// Whether userfaultfd watches all mappings.
+    /// Set if userfaultfd watches all mappings.
     pub watched: Cell<bool>,
-    /// What listing processes takes.
+    /// The time that listing processes takes.
     pub listing: Cell<Duration>,
-    /// What a call takes for each window.
+    /// The time that a call takes for each window.
     pub cost: Cell<Duration>,
     pub memory: RefCell<BTreeMap<i32, Memory>>,
     pub listed: RefCell<Vec<Listed>>,
@@ -96,7 +96,7 @@ impl Fake {
         }
     }
 
-    /// With a process that has one mapping with this in it.
+    /// Adds a process that has one mapping with these contents.
     pub fn with(self, pid: i32, contents: &[Content]) -> Self {
         self.listed.borrow_mut().push(Listed {
             pid,
@@ -124,7 +124,7 @@ impl Fake {
         self.listed.borrow_mut().retain(|listed| listed.pid != pid);
     }
 
-    /// How many windows each call was for.
+    /// Returns the number of windows of each call.
     pub fn slices(&self) -> Vec<u64> {
         let windows = |range: &Range<u64>| (range.end - range.start) / WINDOW;
 

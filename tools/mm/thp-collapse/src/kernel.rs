@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is asked of the kernel: behind a trait, so that tests can stand in for it.
+//! The interface to the kernel, as a trait: tests have an implementation of their own.
 
 use crate::maps::{self, Mapping};
 use rustix::io::Errno;
@@ -40,12 +40,12 @@ impl Flags {
     }
 }
 
-/// What the running kernel can do.
+/// The features of the running kernel.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Known {
     /// MADV_COLLAPSE, through process_madvise().
     pub collapse: bool,
-    /// The flags that it knows.
+    /// The flags that the kernel knows.
     pub flags: Flags,
 }
 
@@ -54,13 +54,13 @@ pub struct Known {
 pub struct Capabilities {
     /// CAP_SYS_NICE: to act on other processes.
     pub nice: bool,
-    /// CAP_SYS_PTRACE: to look into processes of others.
+    /// CAP_SYS_PTRACE: to look into processes of other users.
     pub ptrace: bool,
-    /// CAP_SYS_ADMIN: to do so without limits.
+    /// CAP_SYS_ADMIN: to act on other processes without limits.
     pub admin: bool,
 }
 
-/// What a window of the size of a huge page holds.
+/// The content of a window, which has the size of a huge page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Nothing: never touched, or zero pages only.
@@ -82,50 +82,51 @@ pub struct Listed {
     pub cgroup: String,
 }
 
-/// What is asked of the kernel.
+/// The requests to the kernel.
 pub trait Kernel {
     /// A process, held so that another one with its number is never taken for it.
     type Process;
 
-    /// The size of a huge page.
+    /// Returns the size of a huge page.
     fn window(&self) -> u64;
-    /// What the kernel can do.
+    /// Returns the features of the kernel.
     fn known(&self) -> Known;
-    /// What this process may do.
+    /// Returns the capabilities of this process.
     fn capabilities(&self) -> Capabilities;
-    /// Takes hold of a process.
+    /// Opens a process, so that its number cannot come to mean another one.
     fn open(&self, pid: i32) -> Result<Self::Process, Errno>;
-    /// Its mappings.
+    /// Returns the mappings of a process.
     fn mappings(&self, process: &Self::Process) -> Result<Vec<Mapping>, Errno>;
-    /// What each window of an aligned range holds; [`None`] where the kernel cannot tell.
+    /// Returns the content of each window of an aligned range, or [`None`] if the kernel cannot
+    /// tell.
     fn contents(
         &self,
         process: &Self::Process,
         range: &Range<u64>,
     ) -> Result<Option<Vec<Content>>, Errno>;
-    /// Has a range collapsed. Returns how many bytes the kernel got through.
+    /// Asks the kernel to collapse a range. Returns how many bytes of it the kernel has done.
     fn collapse(
         &self,
         process: &Self::Process,
         range: &Range<u64>,
         flags: Flags,
     ) -> Result<u64, Errno>;
-    /// All processes.
+    /// Returns all processes that have memory.
     fn processes(&self) -> Vec<Listed>;
-    /// The time, from some beginning.
+    /// Returns the time since some beginning.
     fn now(&self) -> Duration;
-    /// Waits.
+    /// Waits for `time`.
     fn pause(&self, time: Duration);
 }
 
-/// The kernel that runs.
+/// The running kernel.
 pub struct Linux {
     window: u64,
     known: Known,
     start: Instant,
 }
 
-/// A process of it.
+/// A process of the running kernel.
 pub struct Process {
     pid: i32,
     pidfd: OwnedFd,
@@ -149,8 +150,10 @@ impl Linux {
         }
     }
 
-    /// The kernel looks at the flags before anything else, and at the advice even when there is
-    /// nothing to apply it to. So an empty request on oneself succeeds if both are known.
+    /// Returns the features of the running kernel.
+    ///
+    /// The kernel checks the flags before anything else, and the advice even of an empty request.
+    /// So an empty request for this process itself succeeds if the kernel knows both.
     fn probe() -> Known {
         let oneself = pidfd_open(getpid(), PidfdFlags::empty());
         let knows = |flags| {
@@ -199,7 +202,7 @@ impl Kernel for Linux {
     fn open(&self, pid: i32) -> Result<Process, Errno> {
         let number = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
         let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|errno| match errno {
-            // That is a thread's number, or no number that a process can have.
+            // The number is that of a thread, or one that no process can have.
             Errno::INVAL | Errno::NOENT => Errno::SRCH,
             other => other,
         })?;
@@ -243,7 +246,7 @@ impl Kernel for Linux {
                     *window = content;
                 }
             }
-            // It always moves on; were it not to, better to stop than to hang.
+            // The kernel always moves on. If it did not, this would loop for ever.
             if next <= addr {
                 return Err(Errno::PROTO);
             }
@@ -265,8 +268,8 @@ impl Kernel for Linux {
         let Ok(all) = procfs::process::all_processes() else {
             return Vec::new();
         };
-        // One that exits meanwhile has no name any more, and is not listed. Nor are those without
-        // memory: zombies, and the kernel's own.
+        // A process that exits meanwhile has no name any more, and is not listed. Nor are processes
+        // without memory: zombies and kernel threads.
         all.flatten()
             .filter_map(|process| {
                 let stat = process.stat().ok().filter(|stat| stat.vsize > 0)?;
@@ -299,7 +302,7 @@ impl Kernel for Linux {
     }
 }
 
-/// What a failure to open or read a file of /proc/PID means.
+/// Returns the errno for a failure to open or read a file of /proc/PID.
 fn errno_of_proc(err: std::io::Error) -> Errno {
     match Errno::from_io_error(&err) {
         Some(Errno::NOENT) | None => Errno::SRCH,
@@ -312,8 +315,8 @@ fn last_errno() -> Errno {
 }
 
 fn process_madvise(pidfd: &OwnedFd, ranges: &[libc::iovec], flags: Flags) -> Result<u64, Errno> {
-    // SAFETY: The kernel reads as many iovecs as it is told of, which is how many there are. What
-    // is in the pages of a range is the same before and after, whoever's these are.
+    // SAFETY: The kernel reads `ranges.len()` iovecs at `ranges`, which is borrowed for the call.
+    // MADV_COLLAPSE changes the content of no memory, of this process or another.
     let done = unsafe {
         libc::syscall(
             libc::SYS_process_madvise,

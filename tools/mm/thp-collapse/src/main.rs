@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 
     match run(cli) {
         Ok(verdict) => verdict.into(),
-        // Whoever reads no further, as head(1), need not be told.
+        // A reader that closes the pipe, such as head(1), wants no error message.
         Err(Failure::System(_, Errno::PIPE)) => Verdict::Error.into(),
         Err(failure) => {
             let verdict = failure.verdict();
@@ -152,7 +152,7 @@ fn run(cli: Cli) -> Result<Verdict, Failure> {
     }
 }
 
-/// What `status` prints as JSON.
+/// The JSON that `status` prints.
 #[derive(Serialize)]
 struct Status<'a> {
     pid: i32,
@@ -183,14 +183,14 @@ fn status(kernel: &Linux, pid: i32, json: bool) -> Result<Verdict, Failure> {
     Ok(Verdict::Success)
 }
 
-/// What `collapse` prints as JSON.
+/// The JSON that `collapse` prints.
 #[derive(Serialize)]
 struct Collapsed<'a> {
     pid: i32,
     kernel: Known,
     #[serde(flatten)]
     report: &'a Report,
-    /// With --self-test: whether there is in the memory what was put there.
+    /// Set with --self-test, to whether the memory has kept its content.
     #[serde(skip_serializing_if = "Option::is_none")]
     intact: Option<bool>,
 }
@@ -247,7 +247,7 @@ fn collapse_one(
     }
 }
 
-/// A flag that SIGINT and SIGTERM set.
+/// Returns a flag that SIGINT and SIGTERM set.
 fn stop_at_signals() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a process has mapped, and how much of it is huge pages: from /proc/PID/smaps.
+//! The mappings of a process and their coverage by huge pages, from /proc/PID/smaps.
 
 use clap::ValueEnum;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, MemoryMaps, VmFlags};
@@ -8,7 +8,7 @@ use procfs::FromBufRead;
 use serde::{Serialize, Serializer};
 use std::ops::Range;
 
-/// What stands behind a mapping, as far as collapse is concerned.
+/// The kind of memory that is mapped, as far as it matters for collapse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -18,12 +18,12 @@ pub enum Kind {
     Shmem,
     /// A file, mapped shared or private.
     File,
-    /// What the kernel maps for itself, and hugetlb: never collapsed.
+    /// Special mappings of the kernel, and hugetlb, which are never collapsed.
     #[value(skip)]
     Other,
 }
 
-/// What the owner of a mapping has said of huge pages there.
+/// The advice on huge pages that the owner of a mapping has given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Advice {
@@ -38,12 +38,12 @@ pub enum Advice {
 /// A mapping of a process; sizes in bytes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Mapping {
-    /// Its addresses.
+    /// The addresses of the mapping.
     #[serde(serialize_with = "as_hex")]
     pub range: Range<u64>,
-    /// What stands behind it.
+    /// The kind of memory that is mapped.
     pub kind: Kind,
-    /// Its name, as in /proc/PID/maps; empty where it has none.
+    /// The name of the mapping, as in /proc/PID/maps, or an empty string.
     pub name: String,
     /// How much of it is in memory.
     pub resident: u64,
@@ -53,19 +53,19 @@ pub struct Mapping {
     pub huge: u64,
     /// Whether page faults and khugepaged may use huge pages there, by what sysfs says now.
     pub eligible: bool,
-    /// What its owner advised.
+    /// The advice of the owner of the mapping.
     pub advice: Advice,
-    /// Whether userfaultfd watches it: then the kernel fills no holes there.
+    /// Set if userfaultfd watches the mapping: then the kernel fills no holes there.
     pub watched: bool,
 }
 
-/// Writes a range as /proc/PID/maps does; `--range` takes it like that.
+/// Writes a range in the format of /proc/PID/maps, which `--range` takes, too.
 fn as_hex<S: Serializer>(range: &Range<u64>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{:x}-{:x}", range.start, range.end))
 }
 
 impl Mapping {
-    /// The part of it that whole windows of huge pages fill, within `bounds`.
+    /// Returns the part of the mapping within `bounds` that whole windows fill.
     pub fn windows(&self, size: u64, bounds: &Range<u64>) -> Range<u64> {
         let start = self.range.start.max(bounds.start);
         let end = self.range.end.min(bounds.end);
@@ -74,7 +74,7 @@ impl Mapping {
         first..end - end % size
     }
 
-    /// Its size in bytes.
+    /// Returns the size of the mapping in bytes.
     pub fn size(&self) -> u64 {
         self.range.end.saturating_sub(self.range.start)
     }
@@ -134,13 +134,13 @@ fn kind_and_name(map: &MemoryMap) -> (Kind, String) {
     (kind, name)
 }
 
-/// How names of System V memory are spelled for the crate, see [`parse`].
+/// The beginning of names of System V memory, as it is passed to the procfs crate, see [`parse`].
 const SYSTEM_V: &str = "/sysv";
 
-/// Reads the text of a smaps file; [`None`] when it is none.
+/// Returns the mappings in the text of an smaps file, or [`None`] if the text is invalid.
 pub fn parse(smaps: &[u8]) -> Option<Vec<Mapping>> {
-    // Names are another program's choice. The crate takes no bytes that are not UTF-8, and a name
-    // that begins like that of System V memory and is not one would be its end.
+    // Another program chooses the names. The procfs crate refuses bytes that are not UTF-8, and
+    // fails at a name that only begins like one of System V memory.
     let text = String::from_utf8_lossy(smaps).replace(" /SYSV", &format!(" {SYSTEM_V}"));
     let maps = MemoryMaps::from_buf_read(text.as_bytes()).ok()?;
 
@@ -150,21 +150,21 @@ pub fn parse(smaps: &[u8]) -> Option<Vec<Mapping>> {
 /// How much of some memory is huge pages; sizes in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Coverage {
-    /// What is in memory.
+    /// The number of bytes that are in memory.
     pub resident: u64,
-    /// What of it is mapped by huge pages.
+    /// The number of these bytes that are mapped by huge pages.
     pub huge: u64,
-    /// The same in per cent.
+    /// The bytes in huge pages, in per cent of the bytes in memory.
     pub percent: f64,
 }
 
 impl Coverage {
-    /// That of some mappings taken together.
+    /// Returns the coverage of several mappings as a whole.
     pub fn of<'a>(mappings: impl Iterator<Item = &'a Mapping>) -> Self {
         let (resident, huge) = mappings.fold((0, 0), |(resident, huge), mapping| {
             (resident + mapping.resident, huge + mapping.huge)
         });
-        // To a tenth.
+        // Rounded to a tenth.
         let percent = (1000.0 * huge as f64 / resident.max(1) as f64).round() / 10.0;
 
         Self {
@@ -174,7 +174,7 @@ impl Coverage {
         }
     }
 
-    /// Whether it is at least so many per cent. Where there is nothing, nothing is missing.
+    /// Returns whether the coverage is at least `percent`. That of no memory is always enough.
     pub fn reaches(&self, percent: f64) -> bool {
         self.resident == 0 || self.percent >= percent
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What people read: a table, a report, a progress bar.
+//! The output for people: a table, a report, a progress bar.
 
 use crate::collapse::{Ended, Progress, Report};
 use crate::kernel::Known;
@@ -12,10 +12,10 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
 const MIB: u64 = 1 << 20;
-/// How many characters a bar for coverage has.
+/// The number of characters of a bar that shows coverage.
 const BAR: usize = 20;
 
-/// A line about what the kernel can do.
+/// Returns a line about the features of the kernel.
 pub fn kernel(known: Known) -> String {
     let flags = match (known.flags.limits, known.flags.defrag) {
         (true, true) => "knows --limits and --defrag",
@@ -38,7 +38,8 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// The mappings of a process as a table; those that are too small for a huge page in one line.
+/// Returns a table of the mappings of a process. Mappings that are too small for a huge page share
+/// a line.
 pub fn table(mappings: &[Mapping], window: u64, total: Coverage) -> String {
     let mut out = format!(
         "{:<29} {:<5} {:>9} {:>9} {:>8} {:>8} {:>7}  {:<8} {}\n",
@@ -87,7 +88,8 @@ pub fn table(mappings: &[Mapping], window: u64, total: Coverage) -> String {
     out + &coverage("all of it", &total)
 }
 
-/// A name without what could move the cursor: it is another program's choice.
+/// Returns a name without control characters. Another program chooses it, and could otherwise move
+/// the cursor.
 fn printable(name: &str) -> String {
     name.chars()
         .map(|c| if c.is_control() { '?' } else { c })
@@ -101,7 +103,7 @@ fn percent(coverage: &Coverage) -> String {
     }
 }
 
-/// Coverage as a bar, on a terminal. It is full when nothing is missing.
+/// Returns coverage as a bar, on a terminal. The bar is full only if the coverage is complete.
 fn bar(coverage: &Coverage) -> String {
     let full = (coverage.percent * BAR as f64 / 100.0) as usize;
     let rest = BAR.saturating_sub(full);
@@ -130,7 +132,7 @@ fn of_windows(count: u64) -> String {
     format!("{count} window{}", if count == 1 { "" } else { "s" })
 }
 
-/// What came of a collapse.
+/// Returns the text of the report of a collapse.
 pub fn report(report: &Report) -> String {
     let windows = &report.windows;
     let mut out = coverage("before", &report.before);
@@ -199,7 +201,7 @@ pub fn report(report: &Report) -> String {
     out
 }
 
-/// A line about a process that is watched.
+/// Returns a line about a process that is watched.
 pub fn event(event: &Event) -> String {
     let name = format!("{} {}", event.pid, printable(&event.name));
 
@@ -225,7 +227,7 @@ pub fn event(event: &Event) -> String {
     }
 }
 
-/// What came of watching.
+/// Returns the summary after processes have been watched.
 pub fn summary(summary: &Summary) -> String {
     format!(
         "{} of {} processes covered, {} collapsed in {} ms; rounds: {}\n",
@@ -237,7 +239,7 @@ pub fn summary(summary: &Summary) -> String {
     )
 }
 
-/// The progress of a run on standard error: a bar on a terminal, lines in a log.
+/// Returns a display of progress for standard error: a bar on a terminal, lines in a log.
 pub fn progress() -> Box<dyn Progress> {
     match io::stderr().is_terminal() {
         true => Box::new(Bar(None)),

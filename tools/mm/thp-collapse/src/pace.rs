@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How much to ask for at a time, and when to stand back.
+//! The pace of a run: the size of each request, and pauses when the kernel is slow.
 
 use std::time::Duration;
 
-/// A slice is to take about as long: short enough to stop in, long enough to be worth a call.
+/// The time that a slice should take: short enough to stop in time, long enough to be worth a call.
 const SLICE: Duration = Duration::from_millis(40);
-/// No more windows than this in a slice.
+/// The most windows in a slice.
 const MOST: u64 = 64;
-/// A window that takes so many times what is usual is slow: somebody else needs the locks, the
-/// memory or the processor.
+/// A window is slow if it takes more than this many times the usual time. Then other tasks need the
+/// locks, the memory or the CPU.
 const SLOW: u32 = 4;
-/// The longest time to stand back for.
+/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The pace of a run.
 pub struct Pace {
     windows: u64,
-    /// What a window takes as a rule.
+    /// The time that a window usually takes.
     usual: Option<Duration>,
 }
 
 impl Pace {
-    /// It begins with as much as the engine takes in one batch.
+    /// Returns the pace to begin with: as many windows as the engine has in one batch.
     pub fn new() -> Self {
         Self {
             windows: 16,
@@ -30,18 +30,18 @@ impl Pace {
         }
     }
 
-    /// How many windows the next slice is to have.
+    /// Returns how many windows the next slice should have.
     pub fn windows(&self) -> u64 {
         self.windows
     }
 
-    /// Learns from a slice. Returns how long to stand back, when it was slow.
+    /// Learns from a slice. Returns how long to pause, if the slice was slow.
     pub fn learn(&mut self, windows: u64, took: Duration) -> Option<Duration> {
         let each = took / u32::try_from(windows.max(1)).unwrap_or(u32::MAX);
         let usual = self.usual.unwrap_or(each);
         let slow = each > usual.saturating_mul(SLOW);
 
-        // What stays slow becomes usual, so that nobody stands back for ever.
+        // A time that stays long becomes the usual one, so that pauses do not go on for ever.
         self.usual = Some((usual.saturating_mul(3).saturating_add(each)) / 4);
         if slow || took > SLICE.saturating_mul(2) {
             self.windows = (self.windows / 2).max(1);

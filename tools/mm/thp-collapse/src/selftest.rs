@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of our own to collapse, of which is known what must be in it.
+//! Memory of this program to collapse, with known content.
 
 use crate::failure::Failure;
 use rustix::mm::{mmap_anonymous, munmap, MapFlags, ProtFlags};
@@ -9,24 +9,24 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::slice;
 
-/// How much memory.
+/// The size of the memory.
 const SIZE: usize = 64 << 20;
 
 /// Memory made of small pages, with a pattern in it.
 pub struct Memory {
     mapped: *mut c_void,
     length: usize,
-    /// The part of it that windows fill.
+    /// The part of the memory that whole windows fill, in words.
     words: Range<usize>,
 }
 
 impl Memory {
-    /// Makes it, for windows of so many bytes.
+    /// Returns new memory, for windows of `window` bytes.
     pub fn new(window: usize) -> Result<Self, Failure> {
         let size = SIZE.next_multiple_of(window);
         let length = size + window;
         let failed = |errno| Failure::System("cannot map memory for the self-test", errno);
-        // SAFETY: New memory, where there was none.
+        // SAFETY: The kernel chooses an address where nothing is mapped.
         let mapped = unsafe {
             mmap_anonymous(
                 std::ptr::null_mut(),
@@ -44,8 +44,8 @@ impl Memory {
             words: skip / word..(skip + size) / word,
         };
 
-        // Page faults are to bring small pages, whatever sysfs says. MADV_NOHUGEPAGE could not be
-        // taken back without calling khugepaged.
+        // Page faults must map small pages, whatever the settings in sysfs. MADV_NOHUGEPAGE could
+        // be taken back only by MADV_HUGEPAGE, which makes khugepaged scan the process.
         let failed = |errno| Failure::System("prctl(PR_SET_THP_DISABLE)", errno);
         let disabled = transparent_huge_pages_are_disabled().map_err(failed)?;
 
@@ -58,8 +58,8 @@ impl Memory {
     }
 
     fn words(&mut self) -> &mut [u64] {
-        // SAFETY: The words lie within what was mapped, which is aligned and zeroed, and nobody
-        // else has it.
+        // SAFETY: The words lie within the mapping, which is aligned, was zeroed by the kernel, and
+        // belongs to `self` alone.
         unsafe {
             slice::from_raw_parts_mut(
                 self.mapped.cast::<u64>().add(self.words.start),
@@ -68,14 +68,14 @@ impl Memory {
         }
     }
 
-    /// Its addresses.
+    /// Returns the addresses of the memory.
     pub fn range(&self) -> Range<u64> {
         let address = |word| (self.mapped as usize + word * size_of::<u64>()) as u64;
 
         address(self.words.start)..address(self.words.end)
     }
 
-    /// Whether there is in it what was put there.
+    /// Returns whether the memory has kept its content.
     pub fn is_intact(&mut self) -> bool {
         self.words()
             .iter()
@@ -86,12 +86,12 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: What was mapped, and is borrowed by nobody.
+        // SAFETY: This is the mapping that `new()` made. No borrow of it is left.
         let _ = unsafe { munmap(self.mapped, self.length) };
     }
 }
 
-/// What is in a word: no two are the same, nor is any zero.
+/// Returns the content of a word. All words differ, and none is zero.
 fn pattern(number: usize) -> u64 {
     (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

@@ -10,21 +10,21 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// A round takes as long, or longer when it has used more than its budget.
+/// The length of a round. A round that has used more than its budget is longer.
 const ROUND: Duration = Duration::from_secs(1);
-/// A process for which nothing could be done is left alone for so many rounds at most.
+/// The most rounds for which a process is left alone after nothing could be done for it.
 const LONGEST_REST: u64 = 64;
-/// How long a signal may have to wait to be seen.
+/// The longest time until a signal is noticed.
 const NAP: Duration = Duration::from_millis(100);
 
-/// Which processes.
+/// The processes to watch.
 #[derive(Default)]
 pub struct Selection {
-    /// These.
+    /// Processes with these numbers.
     pub pids: Vec<i32>,
-    /// Those with these names.
+    /// Processes with these command names.
     pub names: Vec<String>,
-    /// Those in these cgroups.
+    /// Processes in these cgroups, or below them.
     pub cgroups: Vec<String>,
 }
 
@@ -43,40 +43,40 @@ impl Selection {
     }
 }
 
-/// What happened to a process in a round.
+/// The result for a process in a round.
 #[derive(Debug, Serialize)]
 pub struct Event {
-    /// Which round.
+    /// The number of the round.
     pub round: u64,
-    /// Which process.
+    /// The process ID.
     pub pid: i32,
-    /// Its command name.
+    /// The command name of the process.
     pub name: String,
-    /// What came of it.
+    /// The result.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
 
-/// What came of looking after a process.
+/// The result of one turn of a process.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// As far as there was time.
+    /// The report of a collapse, as far as there was time for it.
     Report(Report),
-    /// Nothing could be done, for a reason.
+    /// The reason that nothing could be done for.
     Error(String),
 }
 
-/// What came of it all.
+/// The result of all rounds.
 #[derive(Debug, Default, Serialize)]
 pub struct Summary {
     /// How many rounds there were.
     pub rounds: u64,
-    /// How many processes there are.
+    /// How many processes there are at the end.
     pub processes: u64,
-    /// How many of them had the coverage when last looked at.
+    /// How many of these processes had the coverage in their last turn.
     pub covered: u64,
-    /// How many of them the kernel refused to do anything for.
+    /// How many of these processes the kernel refused to collapse anything for.
     pub refused: u64,
     /// How many windows were collapsed.
     pub collapsed: u64,
@@ -85,7 +85,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// How that is told to a script.
+    /// Returns the verdict that decides the exit status.
     pub fn verdict(&self) -> Verdict {
         match self.processes {
             all if all == self.covered => Verdict::Success,
@@ -95,20 +95,20 @@ impl Summary {
     }
 }
 
-/// A process that is looked after.
+/// A process that is watched.
 struct Kept<P> {
     process: P,
     name: String,
     covered: bool,
     refused: bool,
-    /// It is left alone up to this round.
+    /// The last round in which the process is left alone.
     rests_until: u64,
-    /// For how many rounds, when nothing could be done.
+    /// The number of rounds to leave it alone for, the next time that nothing can be done.
     rest: u64,
 }
 
-/// Looks after processes until `stop` is set, or for so many rounds. `aim` says what coverage is
-/// wanted; in each second no more than `budget` is used, on the average.
+/// Watches processes until `stop` is set, or for `rounds` rounds. `aim` has the coverage that is
+/// wanted. On average no more than `budget` is used in a second.
 pub fn watch<K: Kernel>(
     kernel: &K,
     selection: &Selection,
@@ -132,7 +132,7 @@ pub fn watch<K: Kernel>(
             .filter(|(_, kept)| kept.rests_until < summary.rounds)
             .map(|(pid, _)| *pid)
             .collect();
-        // Whose turn it was last is first the next time.
+        // The first turn rotates, since the budget of a round may not suffice for all processes.
         if let Some(first) = usize::try_from(summary.rounds)
             .ok()
             .filter(|_| !due.is_empty())
@@ -146,7 +146,7 @@ pub fn watch<K: Kernel>(
             let Some(one) = kept.get_mut(&pid) else {
                 continue;
             };
-            // One has its turn in any case, however long it took to find the processes.
+            // The first process has its turn even if finding the processes took all of the budget.
             if turn > 0 && left.is_zero() || stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -160,7 +160,7 @@ pub fn watch<K: Kernel>(
                     one.learn(&report, aim, summary.rounds);
                     (Outcome::Report(report), exited)
                 }
-                // What this kernel cannot do, it cannot do for any process.
+                // A feature that this kernel does not have is missing for all processes.
                 Err(err @ (Failure::NoCollapse | Failure::UnknownFlag(_))) => return Err(err),
                 Err(err) => {
                     one.refused = err.verdict() == Verdict::Refused;
@@ -192,7 +192,7 @@ pub fn watch<K: Kernel>(
     Ok(summary)
 }
 
-/// Takes hold of processes that are new, and lets go of those that are no more.
+/// Opens processes that are new, and closes processes that are no longer selected.
 fn take_hold<K: Kernel>(
     kernel: &K,
     selection: &Selection,
@@ -210,7 +210,7 @@ fn take_hold<K: Kernel>(
         if kept.contains_key(&pid) {
             continue;
         }
-        // One that has exited since will not be listed again.
+        // A process that cannot be opened has exited, and will not be listed again.
         if let Ok(process) = kernel.open(pid) {
             kept.insert(
                 pid,
@@ -227,7 +227,7 @@ fn take_hold<K: Kernel>(
     }
 }
 
-/// Waits for the next round: so long that the work was within its budget on the average.
+/// Waits for the next round, for so long that the work keeps to its budget on average.
 fn rest<K: Kernel>(kernel: &K, stop: &AtomicBool, used: Duration, budget: Duration) {
     let fair = ROUND.mul_f64(used.as_secs_f64() / budget.as_secs_f64());
     let mut left = ROUND.max(fair).saturating_sub(used);
@@ -241,7 +241,7 @@ fn rest<K: Kernel>(kernel: &K, stop: &AtomicBool, used: Duration, budget: Durati
 }
 
 impl<P> Kept<P> {
-    /// Decides from what came of it, when to look after it again.
+    /// Decides from a report when the process has its next turn.
     fn learn(&mut self, report: &Report, aim: &Aim, round: u64) {
         let wanted = aim.min_coverage.unwrap_or(0.0);
 
