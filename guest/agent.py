@@ -4,7 +4,7 @@
 
 usage: agent.py PROGRAM
 
-Prints a line "pass" or "fail" for each test; what is wrong goes to standard error.
+Prints a line "pass" or "fail" for each test. Details of failures go to standard error.
 """
 
 import contextlib
@@ -129,7 +129,7 @@ def test_collapses_a_process_and_only_once():
         assert 19 <= wanted <= 21, report
         status, report = run_json("collapse", child.pid, "--range", mapping["range"])
         equal((status, report["windows"]["collapsed"], report["refusals"]), (SUCCESS, wanted, []))
-        # What nobody has touched stays as it is.
+        # Windows that were never touched stay empty.
         assert report["windows"]["empty"] >= 26, report
         equal(heap(child.pid)["huge"], wanted * WINDOW)
         status, report = run_json("collapse", child.pid, "--range", mapping["range"])
@@ -266,7 +266,7 @@ def test_missing_capabilities_are_named():
         equal(status, SUCCESS)
         status, report = run_json("collapse", child.pid, prefix=nice)
         if shown["kernel"]["flags"]["limits"]:
-            # Who has no more than that must ask with limits.
+            # A process with CAP_SYS_NICE alone must ask with limits.
             equal(status, REFUSED)
             assert "CAP_SYS_ADMIN, which is missing, or --limits" in report["error"], report
             status, report = run_json("collapse", child.pid, "--limits", prefix=nice)

@@ -5,7 +5,7 @@ stress-ng beside thp-collapse.
 
 usage: programs.py THP-COLLAPSE [DAMO]
 
-Prints a line "pass" or "fail" for each test; what is wrong goes to standard error.
+Prints a line "pass" or "fail" for each test. Details of failures go to standard error.
 """
 
 import contextlib

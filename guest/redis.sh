@@ -21,10 +21,10 @@ before=$(redis-cli -s $socket debug digest)
 [[ $before =~ ^[0-9a-f]{40}$ ]] || die "redis gave no digest of its data: $before"
 
 command="'$program' collapse $pid --engine"
-# What we print is shown as it is: on a terminal, with the bar that it has there.
+# If our output goes to a terminal, the program runs on one, too, and shows its bar there.
 [ -z "${COLUMNS:-}" ] || command="script -qec \"stty cols $COLUMNS -onlcr; $command\" /dev/null"
 bash -c "$command" 2>&1 | tee /tmp/collapse.log
-# 3: some of it was refused, or has nothing in it.
+# 3: some windows were refused, or have nothing in them.
 case ${PIPESTATUS[0]} in 0 | 3) ;; *) die "the heap was not collapsed" ;; esac
 grep -qE '(^|[^0-9])[1-9][0-9]* windows? collapsed in' /tmp/collapse.log || die "no window was collapsed"
 engine=''

@@ -3,12 +3,12 @@
 #
 # usage: redis_latency.sh PROGRAM LOAD KEYS ROUNDS
 #
-# What redis' clients wait for while its heap (KEYS values of 1 KiB) is collapsed: not
-# at all, by PROGRAM (thp-collapse) with the C code or that in Rust, or by khugepaged,
-# which is the C code, at full speed. The server has a CPU of its own; what collapses
-# shares the other one with LOAD (redis_load), which goes before it. The load is open,
-# of a quarter of the requests that the server can answer. Prints lines "redis NAME
-# ENGINE NUMBER...", as collapse_bench does.
+# Measures the latencies of redis' clients while its heap (KEYS values of 1 KiB) is
+# collapsed: without a collapse, by PROGRAM (thp-collapse) with the C code or the code
+# in Rust, and by khugepaged, which is C, at full speed. The server has a CPU of its own.
+# The task that collapses shares the other CPU with LOAD (redis_load), which has a higher
+# priority. The load is open, and a quarter of the requests that the server can answer.
+# Prints lines "redis NAME ENGINE NUMBER...", as collapse_bench does.
 
 program=${1:?} load=${2:?} keys=${3:?} rounds=${4:?}
 # shellcheck source=guest/redis_server.sh
@@ -65,7 +65,7 @@ end_khugepaged() {
 	echo "$usual_sleep" >$khugepaged/scan_sleep_millisecs
 }
 
-# What runs beside the load, in a shell of its own; leaves seconds and windows.
+# Collapses beside the load, in a shell of its own. Leaves the seconds and windows in files.
 cat >/tmp/collapse_beside.sh <<'END'
 engine=$1 began=$EPOCHREALTIME
 if [ "$engine" = khugepaged ]; then
@@ -73,7 +73,7 @@ if [ "$engine" = khugepaged ]; then
 	exec 8<> <(:)
 	echo 1000000000 >$khugepaged/pages_to_scan
 	echo 0 >$khugepaged/scan_sleep_millisecs
-	# Until it has been through once without finding any.
+	# Until khugepaged has been through once without collapsing any window.
 	collapsed=-1
 	until [ "$collapsed" = "$(<$khugepaged/pages_collapsed)" ]; do
 		collapsed=$(<$khugepaged/pages_collapsed)

@@ -189,7 +189,7 @@ static pid_t start_command(char **command, int *pipe_to_it)
 		if (read(ends[0], &none, 1) < 0)
 			_exit(EXIT_FAILURE);
 		close(ends[0]);
-		/* What it says is not to be taken for latencies. */
+		/* The output of the command must not be taken for latencies. */
 		dup2(STDERR_FILENO, STDOUT_FILENO);
 		execvp(command[0], command);
 		die(command[0], strerror(errno));

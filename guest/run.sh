@@ -15,7 +15,7 @@ mount_once tracefs tracefs /sys/kernel/tracing
 mount_once cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up 2>/dev/null || ifconfig lo up
 
-# Swap in compressed memory: what is swapped out stays in the guest.
+# Swap is compressed memory of the guest, so that pages do not leave the guest.
 echo 1G >/sys/block/zram0/disksize &&
 	mkswap /dev/zram0 >/dev/null &&
 	swapon /dev/zram0
@@ -29,8 +29,8 @@ status=$?
 coverage=/sys/kernel/debug/thp_collapse/coverage
 [ ! -r $coverage ] || cat $coverage >"$folder/coverage"
 
-# The debug kernel's leak detector names what is older than five seconds and
-# stayed unreferenced and unchanged over two scans; what it finds is a failure.
+# The debug kernel's leak detector reports an object that is older than five seconds
+# and stayed unreferenced and unchanged over two scans. Any report is a failure.
 leaks=/sys/kernel/debug/kmemleak
 if [ -w $leaks ]; then
 	sleep 6

@@ -4,8 +4,8 @@
 # usage: selftests.sh BINARIES SUITES RESULTS
 #
 # Runs the selftests listed in the file SUITES, each in its own process and with
-# its own time limit; what each printed goes to RESULTS/<name>.tap, and its end is
-# shown when it failed.
+# its own time limit. The output of a test goes to RESULTS/<name>.tap. If the test
+# fails, the end of its output is shown.
 
 binaries=${1:?} suites=${2:?} results=${3:?}
 PATH=$binaries:$PATH
@@ -34,12 +34,12 @@ where_threads_are() {
 
 while IFS=$'\t' read -r name limit command tries; do
 	start=$SECONDS
-	# Who was killed has not undone what it chose.
+	# A test that was killed has not undone its settings.
 	if [ -d /sys/kernel/debug/thp_collapse ]; then
 		echo none >/sys/kernel/debug/thp_collapse/hold
 		echo rust >/sys/kernel/debug/thp_collapse/engine
 	fi
-	# uffd-unit-tests and others want hugetlb pages; those who do not never see them.
+	# uffd-unit-tests and others want hugetlb pages. The other tests never see them.
 	echo 64 >/proc/sys/vm/nr_hugepages
 	for try in $(seq "${tries:-1}"); do
 		: >"$results/$name.tap"
@@ -51,7 +51,7 @@ while IFS=$'\t' read -r name limit command tries; do
 		[ $status -ne 0 ] || break
 		[ "$try" -eq "${tries:-1}" ] || echo "    $name: exit $status, once more"
 	done
-	# However it ended: a failure that it did not say itself is said here.
+	# Adds a failure that the test did not report itself.
 	case $status in
 	0 | 4) ;;
 	124 | 137) echo "not ok 9999 ended within $limit s" >>"$results/$name.tap" ;;

@@ -3,14 +3,14 @@
 #
 # usage: soak.sh BINARIES SEED SECONDS RESULTS
 #
-# A round of random tests of collapse, as long as there is time: with SEED, then
-# with the next one. RESULTS/round tells of each before it runs, should the guest
-# die of it. Ends with the first that fails.
+# Runs random tests of collapse, as long as there is time: with SEED, then with the
+# next seed. RESULTS/round names each test before it runs, in case the guest dies of
+# it. Ends with the first failure.
 
 binaries=${1:?} seed=${2:?} seconds=${3:?} results=${4:?}
 trap 'awk "/^thp_collapse_alloc / { print \"allocated\", \$2 }" /proc/vmstat >>"$results/round"' EXIT
 
-# run NAME SECONDS: what takes no time of its own takes what it needs.
+# run NAME SECONDS: a test without a time limit of its own runs until it is done.
 run() {
 	echo "ran $1 $seed $2" >>"$results/round"
 	COLLAPSE_SEED=$seed COLLAPSE_SECONDS=$2 timeout -k 10 $(($2 + 1200)) \

@@ -57,7 +57,7 @@ class Setup(unittest.TestCase):
         self.assertIn("set XDG_CACHE_HOME", self.refusal(XDG_CACHE_HOME="/proc/none"))
 
     def test_no_network(self):
-        # What comes first from the network depends on what this machine has.
+        # The first download depends on the tools that this machine has.
         self.assertRegex(self.refusal(network=False), "network|could not build bindgen|pip failed")
 
     def test_unfit_rust_and_no_network(self):

@@ -2,8 +2,8 @@
 //
 // Somebody claims, without giving a reason, to hold a folio lock.
 //
-// rule: No type can tell that a lock was left behind to be adopted: who says so has to argue it, in
-// an unsafe block.
+// rule: No type can tell that a lock was left behind to be adopted. A caller that claims it has to
+// argue it, in an unsafe block.
 // crate: kernel
 // error: E0133 call to unsafe function
 

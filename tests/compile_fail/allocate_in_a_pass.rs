@@ -2,8 +2,9 @@
 //
 // A pass that holds folio locks, and perhaps a page table lock, has a huge folio allocated.
 //
-// rule: mm/collapse/prealloc.rs: what windows need is allocated while nothing is held. Reclaim could
-// wait for the very folios that are locked. A pass can give back to the pool, but not allocate.
+// rule: mm/collapse/prealloc.rs: memory for windows is allocated while nothing is held. Reclaim
+// could wait for the very folios that are locked. A pass can give memory back to the pool, but not
+// allocate it.
 // crate: collapse
 // error: E0599 no method named `provide` found for mutable reference `&mut Pool
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// A huge folio passes for filled that nothing was written to.
+// A huge folio passes for filled, although nothing was written to it.
 //
-// rule: What is mapped must not hold what other users of the memory have left there.
+// rule: A folio that is mapped must not hold data that other users of the memory have left there.
 // crate: kernel
 // error: E0423 cannot initialize a tuple struct which contains private fields
 

@@ -2,7 +2,7 @@
 //
 // A flush is announced, and the value that stands for the debt is not kept.
 //
-// rule: What is changed afterwards is changed with no flush pending.
+// rule: PTEs that are changed afterwards are changed with no flush pending.
 // crate: kernel
 // error: unused_must_use unused `OwedFlush` that must be used
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// What takes a locked folio is done to one that was unlocked.
+// A folio is marked dirty after it was unlocked.
 //
 // rule: A folio that is mapped no more is marked dirty under its lock, lest it be freed or
 // truncated.

@@ -2,7 +2,7 @@
 //
 // A huge folio is written to after it was mapped.
 //
-// rule: What was mapped belongs to the process, which reads and writes it from then on.
+// rule: A folio that was mapped belongs to the process, which reads and writes it from then on.
 // crate: kernel
 // error: E0382 borrow of moved value: `folio`
 

@@ -2,7 +2,8 @@
 //
 // A page is looked at after the table that maps it was unlocked.
 //
-// rule: The mapping keeps the page. Who unlocks the table lets others remove it, and free the page.
+// rule: The mapping keeps the page. Once the table is unlocked, others may remove the mapping, and
+// free the page.
 // crate: kernel
 // error: E0505 cannot move out of `table` because it is borrowed
 

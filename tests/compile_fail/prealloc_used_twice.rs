@@ -2,7 +2,7 @@
 //
 // One huge folio is given to two windows.
 //
-// rule: mm/collapse/prealloc.rs: what was allocated serves one window, or goes back to the pool.
+// rule: mm/collapse/prealloc.rs: an allocation serves one window, or goes back to the pool.
 // crate: collapse
 // error: E0382 use of moved value: `prepared.prealloc`
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// What a PTE mapped is cleared and forgotten.
+// A PTE is cleared, and its old value is dropped.
 //
 // rule: Reference and rmap that a PTE stood for pass to the code that clears it. If it drops the value,
 // the page leaks.

@@ -2,8 +2,8 @@
 //
 // A huge page is mapped over a table that is hidden, but not locked.
 //
-// rule: mm/collapse/switch.rs: what found the table before it was hidden may still change its entries,
-// until its lock is had.
+// rule: mm/collapse/switch.rs: code that found the table before it was hidden may still change its
+// entries, until the lock of the table is taken.
 // crate: kernel
 // error: E0599 no method named `replace` found for struct `Hidden
 

@@ -2,8 +2,8 @@
 //
 // A window is switched before it was copied.
 //
-// rule: mm/collapse/collapse.rs, passes: what is mapped in the place of the sources has to hold what
-// they hold.
+// rule: mm/collapse/collapse.rs, passes: the huge page that is mapped in the place of the sources
+// has to hold their data.
 // crate: collapse
 // error: E0308 mismatched types
 

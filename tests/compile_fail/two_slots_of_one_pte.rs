@@ -2,8 +2,8 @@
 //
 // One PTE is reached by two slots at once.
 //
-// rule: What was read of a PTE holds until it is written. With two slots of one PTE, one could write
-// unseen by the other.
+// rule: A value that was read from a PTE holds until the PTE is written. With two slots of one PTE,
+// one could write unseen by the other.
 // crate: kernel
 // error: E0499 cannot borrow `table` as mutable more than once at a time
 

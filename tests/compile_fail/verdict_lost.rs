@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Whether a window was protected is not looked at.
+// The result of protecting a window is dropped.
 //
 // rule: mm/collapse/batch.rs: a window that is refused has to leave its batch with a verdict.
 // crate: collapse
