@@ -7,10 +7,10 @@
     bench.py FOLDER BASE CONFIG
                                 results.json, results.md and plots (SVG, PNG) in FOLDER
 
-A line is "GUEST PART NAME ENGINE NUMBER...", as collapse_bench and redis_latency.sh
-print them, behind the name of the guest; "GUEST progress PART DONE TOTAL"; or what a
-guest had to say besides, which is shown. Guests "first" and "second" do the same.
-"GUEST accelerator NAME" comes last: what that guest ran under.
+A line is "GUEST PART NAME ENGINE NUMBER..." or "GUEST progress PART DONE TOTAL":
+the name of the guest, and a line of collapse_bench or redis_latency.sh. Other lines of
+a guest are shown. Guests "first" and "second" do the same. A line "GUEST accelerator
+NAME" comes last, with the accelerator that the guest ran under.
 """
 
 import collections
@@ -28,12 +28,12 @@ from matplotlib.figure import Figure
 ENGINES = ("c", "rust")
 ALL = ("none", *ENGINES)
 WAYS = (*ALL, "khugepaged")
-# What a part takes, in seconds, on an idle machine of two cores: for the time that remains.
+# Seconds that a part takes on an idle machine of two cores, to estimate the time that remains.
 PARTS = {
     "work": 260, "untouchable": 260, "threads": 500, "switch": 100, "locks": 60, "memory": 80,
     "redis": 150,
 }  # fmt: skip
-# What lines begin with: parts, and what part "threads" says besides.
+# The first words of lines: parts, and two kinds of lines that part "threads" prints besides.
 KINDS = (*PARTS, "own", "schedule")
 NO_COPY = ("already_huge", "already_huge_1_per_call", "pinned")
 PROBES = {
@@ -90,8 +90,10 @@ class Progress:
 
 
 def read(lines, progress):
-    """What was measured: {(part, name, engine): {guest: [a list of numbers for each round]}};
-    and the accelerator."""
+    """Returns the measurements, and the accelerator.
+
+    The measurements are {(part, name, engine): {guest: [a list of numbers for each round]}}.
+    """
     found = collections.defaultdict(lambda: collections.defaultdict(list))
     accelerator = None
     for line in lines:
@@ -110,17 +112,17 @@ def read(lines, progress):
 
 
 class Measured:
-    """What was measured, by name."""
+    """The measurements, by name."""
 
     def __init__(self, found):
         self.found = found
 
     def names(self, part):
-        """In the order of their first line."""
+        """Returns the names of a part, in the order of their first line."""
         return list(dict.fromkeys(name for found, name, _ in self.found if found == part))
 
     def rounds(self, part, name, engine, guest=None):
-        """The numbers of all rounds, where each round has one."""
+        """Returns the numbers of all rounds, for lines with one number each."""
         guests = self.found.get((part, name, engine), {})
         return [
             round_[0] for key, rounds in guests.items() if guest in (None, key) for round_ in rounds
@@ -235,7 +237,7 @@ def summary(measured, conditions):
         },
         "redis": redis,
         "per_window": measured.pairs("locks") | measured.pairs("memory"),
-        # What the tables have besides.
+        # The other figures of the tables.
         "copy_insns": {"floor": floor, "c": measured.median("work", "copy", "c")},
         "spread": {
             name: {engine: measured.spread("work", name, engine) for engine in ENGINES}
@@ -276,7 +278,7 @@ def compare(entry):
 
 
 def targets(data):
-    """What was to be reached: its name, the figure, the limit and, beyond that, the aim."""
+    """Returns the targets: the name, the figure, the limit, and the aim beyond the limit."""
     insns, latency, locks = data["insns_per_window"], data["latency_us"], data["per_window"]
     untouchable = data["untouchable_insns_per_window"]
     worst = max(untouchable, key=lambda name: compare(untouchable[name]))

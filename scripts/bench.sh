@@ -36,7 +36,7 @@ esac
 "$ROOT/scripts/kernel.sh" bench
 binaries=$("$ROOT/scripts/selftests.sh" build)
 
-# guest NAME BOOT_ARGUMENTS...: what it prints, each line behind its name.
+# guest NAME BOOT_ARGUMENTS...: prints the output of a guest, each line behind its name.
 guest() {
 	"$ROOT/scripts/boot.sh" -l "$1" "${@:2}" | sed -u "s/^/$1 /"
 }

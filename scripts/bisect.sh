@@ -30,7 +30,7 @@ if ! [[ "$first $last" =~ ^[1-9][0-9]*' '[1-9][0-9]*$ ]] || ((first > last || la
 fi
 mapfile -t edited < <(cut -f 3 <<<"$commits" | sed -nE '/^mm.collapse./d; s/^(mm.*)[.]c$/\1.o/p' | sort -u)
 mapfile -t edited_in_arch < <(cut -f 3 <<<"$commits" | sed -nE 's/^(arch.*)[.]c$/\1.o/p' | sort -u)
-# What no kernel is made of.
+# Files that no kernel is built from.
 apart='^(Documentation/.*[.]rst|tools/(mm|testing)/.*|MAINTAINERS)$'
 off=without
 [ -z "$objects" ] || off=off
@@ -70,7 +70,7 @@ for ((number = first; number <= last; number++)); do
 	fi
 	"$ROOT/scripts/overlay.py" sync --commits "$number" "$BASE" "$TREE"
 	for name in release "$off"; do
-		# What is there at first may be of any other step.
+		# The first step is always built: an earlier build may be of any step.
 		[ "$number" -eq "$first" ] || grep -qvE "$apart" <<<"$paths" || continue
 		if build_step "$name"; then
 			echo "pass bisect: $step builds ($name)"

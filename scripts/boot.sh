@@ -40,14 +40,14 @@ use_tools || true
 image=$BUILD/$kernel/arch/x86/boot/bzImage
 [ -f "$image" ] || die "no kernel '$kernel' is built yet: run 'make kernel'"
 
-# What the kernel says of itself when something is wrong.
+# Messages by which the kernel reports a fault.
 SPLAT='WARNING: |BUG: |BUG at |UBSAN: |INFO: (task|possible|inconsistent|suspicious|rcu)|possible (circular|recursive|irq)'
 SPLAT+='|rcu: .*(stall|detected)|Oops|general protection|Kernel panic|Bad rss-counter|Bad page|soft lockup'
 SPLAT+='|kmemleak: [1-9][0-9]* new suspected|kmemleak: .*disabled|refcount_t: |sleeping function|leaked|Call Trace:'
 
 # The guest answers through files in a folder that it shares with us, so that its
 # output, its exit status and the kernel's own messages stay apart.
-# new_logs COMMAND: a new folder $logs for what comes of it.
+# new_logs COMMAND: makes a new folder $logs for the answers to it.
 new_logs() {
 	rm -rf "$logs"
 	mkdir -p "$logs"

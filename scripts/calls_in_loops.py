@@ -107,7 +107,7 @@ def successors(
                 following += (
                     [] if target is None else [target]
                 )  # none: it leaves for good
-        # What follows ud2 runs after a warning: left in.
+        # Code after ud2 runs after a warning, so it stays a successor.
         result.append(following)
     return result
 

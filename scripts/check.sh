@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Style and lint of everything in the repository. One line a check, "pass",
-# "fail" or "skip" and its name; what is wrong goes to standard error.
+# Checks style and lint of everything in the repository. Prints one line a check:
+# "pass", "fail" or "skip", and its name. Details go to standard error.
 #
 # The functions are called through check(), which shellcheck cannot see.
 # shellcheck disable=SC2317
@@ -44,8 +44,8 @@ checkpatch() {
 		--ignore "$types${ignore:+,$ignore}" "$@"
 }
 
-# What checkpatch wants of a mail (a description, a sign-off) is checked on the
-# series instead.
+# The parts of a mail that checkpatch wants (a description, a sign-off) are checked
+# on the series instead.
 patches_and_files() {
 	local status=0
 	ignore=COMMIT_MESSAGE,MISSING_SIGN_OFF checkpatch patches/*.patch || status=1
@@ -65,7 +65,7 @@ series_mails() {
 	ignore=MISSING_SIGN_OFF checkpatch "${mails[@]:1}" && unsigned "${mails[@]}"
 }
 
-# The pages themselves are not at hand: what the patch shows of them is formatted.
+# The pages themselves are not at hand: the parts of them that the patch shows are formatted.
 man_pages() {
 	local warnings
 	git apply --numstat man-pages/*.patch || return
@@ -112,13 +112,13 @@ lazy_guards() {
 	[ ${#files[@]} -gt 10 ] && absent '\bthen_some\(' "${files[@]}"
 }
 
-# Spinlocks are held in these passes, and folio locks between them. All that Rust
-# allocates names its GFP flags; what our own types allocate is called alloc().
+# Spinlocks are held in these passes, and folio locks between them. Each allocation in
+# Rust names its GFP flags, and our own types allocate by functions called alloc().
 nothing_allocated() {
 	absent '\bGFP_|\balloc\(|\bFlags\b|\bprelude\b' mm/collapse/{scan,sources,protect,isolate,copy,switch,release}.rs
 }
 
-# thp-collapse is built without the kernel's headers: what it has of them by value.
+# thp-collapse is built without the kernel's headers: compares its constants with them.
 uapi_constants() {
 	local constants
 	constants=$(sed 's/\([0-9a-f]\)_\([0-9a-f]\)/\1\2/g' tools/mm/thp-collapse/src/kernel.rs |

@@ -3,12 +3,13 @@
 #
 # usage: compile_fail.sh [NAME...]
 #
-# What the types are to prevent must not compile. Each file of tests/compile_fail
-# is a misuse. It is compiled against the kernel crate of the release build, or as
-# one more module of mm/collapse, and has to be rejected with the error that
-# its head names and no other, in a line that is marked "// misuse". Then it is mended: marked
-# lines go, what stands behind "// mended:" comes; that has to compile, so that
-# nothing else can be the reason. One line a case, "pass" or "fail" and its name.
+# Checks that misuse of the types does not compile. Each file of tests/compile_fail is
+# a misuse. It is compiled against the kernel crate of the release build, or as one
+# more module of mm/collapse. The compiler has to reject it with the error that its
+# head names and no other, in a line that is marked "// misuse". Then the file is
+# mended: marked lines are deleted, and code behind "// mended:" is put in. The mended
+# file has to compile, so that nothing else can be the reason. Prints one line a case,
+# "pass" or "fail" and its name.
 #
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -25,7 +26,7 @@ if [ -n "${COMPILE_FAIL_CASE:-}" ]; then
 	crate=$(head_line crate) error=$(head_line error)
 	code=${error%% *} message=${error#* }
 
-	# fail REASON: with what the compiler said, to standard error.
+	# fail REASON: reports a failure, with the compiler's messages on standard error.
 	fail() {
 		printf '%s: %s\n' "$name" "$1" >&2
 		sed 's/^/    /' "$work/log" >&2

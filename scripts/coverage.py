@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Which lines of mm/collapse no test has reached, and whether that is known.
+"""Finds lines of mm/collapse that no test has reached, and compares them with the known ones.
 
     coverage.py LLVM_MAJOR TREE OUT KNOWN RAN...
 
-OUT holds the kernel that was built from TREE; the files RAN list where it ran: what
-guests read from thp_collapse/coverage in debugfs. KNOWN lists the lines that no
-test reaches, as "file: text of the line", in blocks that each end with indented lines
-that say why. A reason that begins with "By chance" lets lines be reached or not.
+OUT holds the kernel that was built from TREE. The files RAN list the addresses that
+ran, as guests read them from thp_collapse/coverage in debugfs. KNOWN lists the lines
+that no test reaches, as "file: text of the line", in blocks. Each block ends with
+indented lines that give the reason. A reason that begins with "By chance" lets lines be
+reached or not.
 
 A line is one that a block of code begins with: the compiler marks these. It is reached
 when any of its blocks is. Prints one line of result for each difference, and one for all
@@ -23,7 +24,7 @@ import subprocess
 import sys
 
 MARK = "__sanitizer_cov_trace_pc"
-# What KASAN has called before a panic.
+# The compiler calls this, with KASAN, before a function that does not return, as panic().
 PANICS = "__asan_handle_no_return"
 HERE = "mm/collapse/"
 # Tests run at boot, and on their own. They are at the end of their file.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034
 #
-# What is fetched from the Debian suite of versions.env, whatever this machine's
+# Fetches packages from the Debian suite of versions.env, whatever this machine's
 # own suite is. Sourced after lib.sh.
 
 # suite_apt ARGS...: apt on BASE_SUITE with a state of its own, from the mirror

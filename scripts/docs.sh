@@ -30,8 +30,9 @@ document() {
 	fi
 }
 
-# Other pages of these folders have links to what lies outside of them. What Sphinx
-# has read before it would not warn of again.
+# Other pages of these folders link to pages outside of them, so only warnings of ours
+# count. Sphinx does not repeat warnings of pages that it has read before: it has to read
+# these again.
 pages() {
 	find "$out" -name collapse.doctree -delete -o -name transhuge.doctree -delete
 	kmake "$TREE" "$out" SPHINXDIRS="admin-guide/mm mm" htmldocs >"$out/log" 2>&1 ||
@@ -39,13 +40,13 @@ pages() {
 	! grep -E '/mm/(collapse|transhuge)\.rst:' "$out/log"
 }
 
-# What is not public as well: the crate is documentation for those who work on it.
+# Private items are included: the documentation is for developers of the crate.
 collapse() {
 	local command
 	command=$(collapse_rustc) || return
 	command=${command/ rustc / rustdoc }
 	cd "$BUILD/release" || return
-	# As the kernel's own call of rustdoc: it takes no such scope, and forgets modifiers.
+	# As in the kernel's own call, since rustdoc takes no such scope, and forgets modifiers.
 	eval "RUSTC_BOOTSTRAP=1 ${command//--remap-path-scope=macro/} -Cunsafe-allow-abi-mismatch=fixed-x18 \
 		-D warnings -A rustdoc::private_intra_doc_links --document-private-items --output ${out@Q}/rustdoc ${TREE@Q}/mm/collapse/collapse.rs"
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What modules get of our Rust code: nothing that C code does not offer them. Compares
-# what the release kernel and the small one (helpers inlined, and not) export with what
-# the unpatched base exports, for which it builds that base's rust/. One line a check,
-# "pass" or "fail" and its name; the symbols go to standard error.
+# Checks that our Rust code exports nothing to modules that C code does not export.
+# Compares the exports of the release kernel and the small one (helpers inlined, and
+# not) with those of the unpatched base, and builds the base's rust/ for that. Prints one
+# line a check, "pass" or "fail" and its name. The symbols go to standard error.
 #
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"

@@ -40,16 +40,16 @@ arch-* | base-arch-*)
 *) die "no configuration '$name': see the head of scripts/kernel.sh" ;;
 esac
 out=$BUILD/$name
-# One option away from release: what that option does not touch is built already.
+# This differs from release by one option: files that do not depend on it are built already.
 if [[ $name = bench || $name = without ]] && [ ! -d "$out" ] && [ -f "$BUILD/release/configured" ]; then
 	cp -a "$BUILD/release" "$out"
-	# What make knows of how it was built names that folder.
+	# The command and dependency files of make contain the path of that folder.
 	grep -rlZ --include='.*.cmd' --include='.*.d' "$BUILD/release" "$out" | xargs -0 sed -i "s#$BUILD/release#$out#g"
 fi
 mkdir -p "$out"
 
-# Options not asked for are off, as in tinyconfig. What was asked for and is
-# missing afterwards (a dependency, a tool) is an error: kconfig drops it silently.
+# Options not asked for are off, as in tinyconfig. kconfig silently drops an option
+# whose dependency or tool is missing: that is an error here.
 configure() {
 	local line option missing=() files=("${fragments[@]/#/$ROOT/configs/}")
 	cat "${files[@]/%/.config}" >"$out/allconfig"
@@ -102,14 +102,14 @@ if ! kmake "$tree" "$out" -j"$(nproc)" "${lint[@]}" "$@" 2>&1 | tee "$out/build.
 	grep -E -B2 -A12 'error|\*\*\*' "$out/build.log" | head -n 60 >&2 || true
 	die "building $name failed; everything it said: $out/build.log"
 fi
-# What a build from nothing takes, for the next one's progress.
+# The number of steps of a build from nothing, for the progress of the next one.
 steps=$(grep -c '^  [A-Z]' "$out/build.log" || true)
 [ "$steps" -lt 1000 ] || echo "$steps" >"$out/steps"
 # Of flags for the target that powerpc's Makefile has rustc warns each time.
 warnings=$(grep 'warning: ' "$out/build.log" | grep -vE '^warning: ((unknown and )?unstable feature specified for|[0-9]+ warnings? emitted)' || true)
 if [ -n "$warnings" ]; then
 	grep -A6 'warning: ' "$out/build.log" >&2
-	# What was compiled with a warning must not pass for built next time.
+	# A file that was compiled with a warning must be compiled again next time.
 	grep -oE "$tree/[^: ]+[.](c|h|rs):" "$out/build.log" | sort -u | while read -r source; do
 		source=${source#"$tree"/}
 		rm -f "$out/${source%/*}"/*.o

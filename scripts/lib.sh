@@ -17,7 +17,7 @@ die() {
 	exit 1
 }
 
-# The base tree's name in the cache: what determines its content.
+# Prints the base tree's name in the cache, made of its version, path or checksum.
 base_key() {
 	if [ -z "${KERNEL_SRC:-}" ]; then
 		cat "$CACHE/base/default-$BASE_VERSION" 2>/dev/null || printf '%s\n' "linux-$BASE_VERSION" | tr '~+' '--'
@@ -109,8 +109,8 @@ kmake() {
 TWO_NODES=(-q "-object memory-backend-ram,id=near,size=1536M -object memory-backend-ram,id=far,size=1536M"
 	-q "-numa node,memdev=near,cpus=0-1 -numa node,memdev=far -numa dist,src=0,dst=1,val=40")
 
-# against_baseline KERNEL FILE [long]: what the selftests printed, as results against what the
-# unpatched base passes; on the debug kernel the long ones are a run of their own.
+# against_baseline KERNEL FILE [long]: compares the output of the selftests with the results of
+# the unpatched base. On the debug kernel the long tests are a run of their own.
 against_baseline() {
 	python3 "$ROOT/scripts/tap.py" --baseline <(
 		awk -F'\t' -v kernel="$1" -v choice="${3:-}" '

@@ -92,7 +92,7 @@ setup_base() {
 		say "bringing the copy of $KERNEL_SRC up to date"
 		rsync -a --delete --exclude=.git --itemize-changes "$KERNEL_SRC/" "$CACHE/base/$key/" >"$CACHE/base/.changes"
 		[ ! -e "$CACHE/base/$key/.config" ] || make -s -C "$CACHE/base/$key" mrproper
-		# What was made of it before is unpacked anew, unless somebody has worked in it.
+		# The patched tree of the old content may have edits: it is put aside, not updated.
 		if [ -s "$CACHE/base/.changes" ] && [ -d "$CACHE/tree/$key" ]; then
 			mv "$CACHE/tree/$key" "$CACHE/tree/$key.$(date +%s)"
 			warn "$KERNEL_SRC has changed; the tree made of it before is kept beside the new one in $CACHE/tree"

@@ -39,7 +39,7 @@ while [ $SECONDS -lt "$end" ]; do
 	if [ $status -ne 0 ]; then
 		rm -rf "$logs-$seed"
 		mv "$logs" "$logs-$seed"
-		# What failed, or was the last to run when the kernel did.
+		# The test that failed, or that ran last if the kernel failed.
 		read -r test seed seconds < <(awk '/^(ran|failed) / { last = $2 " " $3 " " $4 } END { print last }' "$logs-$seed/round")
 		{
 			echo "failed: round $rounds, in $test with seed $seed; all that was said: $logs-$seed"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Runs sparse and kernel-doc on the C code that the series touches, and on that of
-# the base. Shows what they say of ours and not of the base, and fails then.
+# the base. Shows messages that only our code gets, and fails if there are any.
 #
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -13,7 +13,7 @@ use_tools || die "the toolchain is not set up: run 'make setup'"
 mapfile -t files < <("$ROOT/scripts/overlay.py" commits | cut -f 3 | sort -u | grep -E '^(mm|arch|include)/.*[.][ch]$')
 mapfile -t objects < <(printf '%s\n' "${files[@]}" | sed -n '/^mm.collapse/d; s/[.]c$/.o/p')
 
-# said: what a tool says, less line numbers and the place of the tree.
+# said: prints a tool's messages without line numbers and the path of the tree.
 said() {
 	grep -E ': (warning|error): |^Warning: ' |
 		sed -E 's#^.*/(mm/|arch/|include/)#\1#; s#:[0-9]+(:[0-9]+)?[: ]#: #g' | sort -u

@@ -59,7 +59,7 @@ def read(path):
 
 
 def compare(baseline, results):
-    """Each test's verdict: what passed before must pass, nothing may vanish."""
+    """Yields the verdict of each test: a test that passed before must pass, and none may vanish."""
     for name, (expected, reason) in baseline.items():
         result = results[name][0] if name in results else "missing"
         if result == "pass":

@@ -96,7 +96,7 @@ same_objects() {
 	[ "$(find "$BUILD/off/mm" -name '*.o' | wc -l)" -eq $objects ] && [ $differ -eq 0 ] && [ $objects -gt 50 ]
 }
 
-# Zero cost: what the types say is gone where it counts, in the loop over 512 PTEs.
+# The types cost nothing at run time: no calls are left in the loop over 512 PTEs.
 scan_calls_nothing() {
 	"$ROOT/scripts/calls_in_loops.py" "llvm-objdump-$LLVM_MAJOR" "$BUILD/release/mm/collapse/collapse.o" \
 		'8collapse4scan(?:4scan|11scan_window)' 0x200 >&2
