@@ -249,7 +249,7 @@ def test_no_such_process():
 
 def test_missing_capabilities_are_named():
     with target(8, 8) as child:
-        # A process of root, for somebody else.
+        # User nobody may not collapse a process of root.
         for command in ("status", "collapse"):
             status, report = run_json(command, child.pid, prefix=NOBODY)
             equal((status, report["verdict"]), (REFUSED, "refused"))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What the tests in a guest share: a process to work on, thp-collapse, and lines of results.
+"""Helpers of the tests in a guest: a process to work on, thp-collapse, and lines of results.
 
-The program's path is the first argument of whoever imports this.
+The first argument of a program that imports this is the path of thp-collapse.
 """
 
 import contextlib
@@ -55,9 +55,9 @@ def process(source, *args, prefix=(), cgroup=None):
 
 
 def main(label, tests):
-    """Runs what is called test_* of a module's names; a line "pass" or "fail" for each."""
+    """Runs the functions test_* of a module. Prints a line "pass" or "fail" for each."""
     failed = False
-    # Nobody else is to make huge pages: page faults and khugepaged do of what is advised only.
+    # Page faults and khugepaged must make no huge pages: they do so only for advised memory.
     (THP / "enabled").write_text("madvise")
     for name, test in list(tests.items()):
         if not name.startswith("test_"):

@@ -66,7 +66,7 @@ def traced():
 
 
 def shell(commands, pid=0):
-    """Runs commands as an administrator would, who has damo and looks after a process."""
+    """Runs commands as an administrator would, with damo in PATH and a process in PID."""
     path = f"{pathlib.Path(DAMO[0]).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PID": str(pid)}
     done = subprocess.run(["sh", "-ec", commands], env=environment, capture_output=True, text=True, check=False)
@@ -74,7 +74,7 @@ def shell(commands, pid=0):
 
 
 def documented(begin):
-    """Commands in the page for administrators, from the one that begins so on."""
+    """Returns commands of the page for administrators, from the one that begins with `begin`."""
     block = PAGE.read_text().split(f"    # {begin}")[1].split("\n\n")[0]
     return begin + block.replace("\n    # ", "\n")
 
@@ -111,7 +111,7 @@ def test_damon_by_sysfs_collapses_the_half_that_is_hot():
     collapses_the_half_that_is_hot(documented("cd /sys/kernel/mm/damon"))
 
 
-# As nobody: root's poison their own memory, and die of it.
+# Run by user nobody: stress-ng of root poisons its own memory, and dies of it.
 STRESS = """
 echo $$ >/sys/fs/cgroup/stress/cgroup.procs
 exec setpriv --reuid=65534 --regid=65534 --clear-groups nice -n 19 stress-ng --verify --timeout 200 \

@@ -53,7 +53,7 @@ prepare_khugepaged() {
 	echo 1 >$khugepaged/pages_to_scan
 	echo 3600000 >$khugepaged/scan_sleep_millisecs
 	echo always >$thp/enabled
-	# It is told of a process by the first page fault that may be huge.
+	# The first page fault that may be huge registers a process with khugepaged.
 	ask_redis debug populate 8000 more 1024 | grep -q OK || die "redis made no data"
 	taskset -cp 0 "$(pgrep -x khugepaged)" >/dev/null || die "khugepaged is not to be found"
 	sleep 1

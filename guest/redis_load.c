@@ -76,7 +76,7 @@ static void connect_all(const char *socket)
 	}
 }
 
-/* Sends what it takes; the rest, once it takes that. */
+/* Sends as much as the connection takes. The rest is sent once it takes more. */
 static void send_some(int i)
 {
 	int done;
@@ -199,7 +199,7 @@ static pid_t start_command(char **command, int *pipe_to_it)
 	return child;
 }
 
-/* It shares its CPU with what collapses, and is not to wait for that. */
+/* The load shares its CPU with the task that collapses, and must not wait for it. */
 static void go_first(void)
 {
 	struct sched_param priority = { .sched_priority = 1 };

@@ -17,7 +17,7 @@ start_redis() {
 	# redis-tools ships the server's binary under another of its names.
 	ln -sf "$(command -v redis-check-rdb)" $server || die "redis-tools is not installed"
 	rm -f $socket $pidfile
-	# It asks the kernel for no huge pages unless told not to; no snapshots, no port.
+	# Without --disable-thp no, redis disables huge pages for itself. No snapshots, no port.
 	$server --unixsocket $socket --port 0 --save '' --disable-thp no --enable-debug-command yes \
 		--daemonize yes --pidfile $pidfile --logfile /tmp/redis.log >/dev/null
 	for _ in $(seq 100); do

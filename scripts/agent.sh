@@ -29,13 +29,13 @@ run_cargo() {
 
 case ${1:-build} in
 build)
-	# With a target named, what runs while building (macros) is not made static.
+	# With a target named, macros, which run while building, are not linked statically.
 	target=$(rustc -vV | sed -n 's/^host: //p')
 	say "building thp-collapse: a minute from nothing"
 	RUSTFLAGS=-Ctarget-feature=+crt-static run_cargo build --release --target "$target"
 	program=$BUILD/agent/thp-collapse
 	cp "$BUILD/agent/$target/release/thp-collapse" "$program"
-	# A guest has this machine's libraries, other machines need not.
+	# A guest has this machine's libraries. Other machines may not have them.
 	! readelf -l "$program" | grep -q INTERP || die "$program is not static"
 	echo "$program"
 	;;

@@ -144,7 +144,7 @@ class Measured:
         ]
 
     def windows_median(self, part, name, engine, guest=None):
-        """The median of what each window has."""
+        """Returns the median over all windows."""
         values = self.pooled(part, name, engine, guest)
         return statistics.median(values) if values else None
 

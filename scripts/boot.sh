@@ -135,8 +135,8 @@ fail() {
 	echo "the kernel's messages: $logs/console" >&2
 	exit 1
 }
-# virtme's init program warns in the kernel's log too, of what a small machine lacks.
-# And the stack of who ran out of memory is no complaint.
+# virtme's init program warns in the kernel's log, too, of features that a small machine
+# lacks. And the stack of a task that ran out of memory is no complaint.
 if sed '/ invoked oom-killer: /,/Call Trace:/d' "$logs/console" |
 	grep -aE "$SPLAT" | grep -av 'virtme-ng-init: ' >"$logs/splat"; then
 	grep -aFA30 -m1 "$(head -n1 "$logs/splat")" "$logs/console" | head -n 45 >&2

@@ -35,9 +35,9 @@ formatted() {
 }
 
 checkpatch() {
-	# Helpers are named as what they call, and ELF and C11 have names of their own;
-	# TRACE_EVENT() has a layout of its own, and mm breaks lines by two tabs; that new
-	# files are in MAINTAINERS is checked below, for the series as a whole.
+	# Helpers have the names of the functions that they call, and ELF and C11 have names of
+	# their own. TRACE_EVENT() has a layout of its own, and mm breaks lines by two tabs. New
+	# files are looked up in MAINTAINERS below, for the series as a whole.
 	local types=CAMELCASE,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT,FILE_PATH_CHANGES
 	# With a git folder it would ask spdxcheck.py about licences: see spdx().
 	GIT_DIR=/none "$BASE/scripts/checkpatch.pl" --root="$BASE" --strict --quiet --no-summary \
@@ -104,8 +104,8 @@ bindings_in_entry() {
 	[ ${#files[@]} -gt 5 ] && absent '\bbindings::|use .*\bbindings\b|^ *bindings,' "${files[@]}"
 }
 
-# then_some() makes its argument, and drops it, where the answer is no: with a
-# guard that ends somebody else's lock.
+# then_some() makes its argument in any case, and drops it if the condition is false. If
+# it is a guard, that releases a lock that another task holds.
 lazy_guards() {
 	local files
 	mapfile -t files < <(git ls-files -co --exclude-standard 'mm/collapse/*.rs' 'rust/kernel/mm/internal/*.rs')
@@ -128,7 +128,7 @@ uapi_constants() {
 $constants" | gcc -xc -fsyntax-only -I"$TREE/tools/include/uapi" -I"$TREE/tools/include" -
 }
 
-# Somebody beside the maintainer of everything.
+# Each new file has a maintainer besides the maintainer of everything.
 maintainers() {
 	local path nobody=0
 	cd "$TREE"
@@ -154,7 +154,7 @@ check "man-pages: well-formed, no warning" man_pages
 check "series: formats, applies, checkpatch --strict" series_mails
 check "get_maintainer.pl names somebody for each new file" maintainers
 check "constants of thp-collapse are those of the headers" uapi_constants
-# The debug kernel is built with clippy; here just what is written in Rust.
+# The debug kernel is built with clippy. Here only code in Rust is built.
 if command -v clippy-driver >/dev/null; then
 	check clippy "$ROOT/scripts/kernel.sh" debug prepare mm/collapse/
 	check "clippy: thp-collapse" "$ROOT/scripts/agent.sh" lint

@@ -36,17 +36,16 @@ def output(*command, **options):
 
 
 def symbols(llvm, file):
-    """Code in a file, by name."""
+    """Returns the addresses of the functions in a file, by name."""
     fields = (line.split() for line in output(f"llvm-nm-{llvm}", file).splitlines())
     return {f[2]: int(f[0], 16) for f in fields if len(f) == 3 and f[1] in "tT"}
 
 
 def marks(llvm, vmlinux, names):
-    """Where each mark returns to, as the kernel sees it.
+    """Returns the return address of each mark, as the kernel records it.
 
-    One that is jumped to, when there is nothing left but to return, is recorded for the caller of
-    its function: it is left out. So are those of overflow checks and assertions: where they are
-    reached, they panic.
+    A mark that is called by a jump, at the end of a function, is recorded for the caller of the
+    function: it is left out. So are the marks of overflow checks and assertions, which panic.
     """
     found = set()
     for i in range(0, len(names), 200):
@@ -64,7 +63,7 @@ def marks(llvm, vmlinux, names):
 
 
 def lines_of(llvm, vmlinux, addresses):
-    """For each address, the lines of ours that stand for it: its own and those that call it."""
+    """Yields each address with our lines for it: its own, and the lines it is inlined into."""
     text = output(
         f"llvm-symbolizer-{llvm}", "-e", vmlinux, "--output-style=JSON", "--inlines",
         # Within the call, not after it.

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Which lines of the engine the last "make test" did not reach, in all that it ran on
-# the debug kernel, beside what tests/uncovered says of them.
+# Compares the lines of the engine that the last "make test" did not reach, in all its
+# runs on the debug kernel, with those that tests/uncovered lists.
 #
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"

@@ -85,8 +85,8 @@ rustc_fits() {
 		printf '%s\n%s\n' "$RUSTC_MIN" "$version" | sort -VC
 }
 
-# How the release kernel compiles mm/collapse, but for what and where to; to be run
-# in its output folder.
+# Prints the command by which the release kernel compiles mm/collapse, without the source
+# and the output. It has to be run in the kernel's output folder.
 collapse_rustc() {
 	local command
 	command=$(sed -n 's/^savedcmd_[^ ]* := \(.*\) --out-dir .*/\1/p' "$BUILD/release/mm/collapse/.collapse.o.cmd") ||

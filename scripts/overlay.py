@@ -43,7 +43,7 @@ def overlay_files():
 
 
 class Series:
-    """series/series.toml, checked against what the repository holds.
+    """The content of series/series.toml, checked against the files of the repository.
 
     With `length`, just its first commits.
     """
@@ -112,7 +112,7 @@ def add_from_base(paths, base, stage):
 
 
 def apply_patch(name, base, stage):
-    """Applies one patch in `stage`, fetching from `base` what it touches."""
+    """Applies one patch in `stage`, and fetches the files that it touches from `base`."""
     add_from_base(patched_files(name), base, stage)
     with open(ROOT / "patches" / name, encoding="utf-8") as patch:
         done = subprocess.run(
@@ -124,7 +124,7 @@ def apply_patch(name, base, stage):
 
 
 def stage_commit(commit, base, stage):
-    """Adds what one commit brings to `stage`."""
+    """Adds the files and edits of one commit to `stage`."""
     for path in commit["paths"]:
         if (base / path).exists():
             raise Misfit(f"{path} exists in the base: an edit to it belongs under patches/")
@@ -147,7 +147,7 @@ def files_below(root):
 
 
 def walk(root):
-    """Every file below `root` with what tells at a glance whether it changed."""
+    """Yields every file below `root`, with the data that show whether it changed."""
     todo = [""]
     while todo:
         folder = todo.pop()
@@ -201,7 +201,7 @@ def tree_edits(base, tree, staged):
 
 
 def sync(series, base, tree):
-    """Makes `tree` the base plus our series, touching only what changed."""
+    """Makes `tree` the base plus our series, and touches only files that changed."""
     staged = tree.with_name(tree.name + ".staged")
     if not tree.exists():
         print(f"==> copying the base to {tree}", file=sys.stderr)
@@ -246,7 +246,7 @@ def diff_of(path, before, after):
 
 
 def merge(path, now, before, after):
-    """Does to `path` in `now` what leads from `before` to `after`."""
+    """Applies the change of `path` from `before` to `after` to the file in `now`."""
     return subprocess.run(
         ["git", "merge-file", "--quiet", *(str(folder / path) for folder in (now, before, after))],
         check=False, capture_output=True,
@@ -469,7 +469,7 @@ def branch(series, base, repo, made_for=""):
     described = subprocess.run(
         ["git", "-C", str(repo), "config", "branch.collapse.description"], check=False, capture_output=True, text=True
     ).stdout
-    # b4 keeps what it knows of a series there.
+    # b4 keeps its own data of a series there.
     if "b4-submit-tracking" not in described:
         text = f"{series.cover['subject']}\n\n{cover_text(series, made_for)}"
         git(repo, "config", "branch.collapse.description", text)
@@ -487,7 +487,7 @@ def list_commits(series):
 
 
 def fits(series, base):
-    """Says of each commit that does not fit `base` what is in the way."""
+    """Prints each commit that does not fit `base`, with the reason."""
     misfits = 0
     with tempfile.TemporaryDirectory() as name:
         for number, commit in enumerate(series.commits, 1):

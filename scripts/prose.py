@@ -17,9 +17,9 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Nobody writes these by hand.
+# These files are not written by hand.
 SKIPPED = ("COPYING", "tests/baseline", "docs/bench/results.md", "*.lock", "*.svg", "*.json", ".gitignore")
-# These are text as a whole. Of all others the comments are.
+# These files are text as a whole. Of all other files, only the comments are text.
 TEXT = ("*.rst", "*.md", "*/Kconfig", "series/series.toml")
 
 CLAUSE = re.compile(

@@ -28,7 +28,7 @@ took() {
 	printf '%5d s  from minute %3d  %s\n' $((SECONDS - $2)) $(($2 / 60)) "$1" >>"$times"
 }
 
-# step NAME COMMAND...: one test whose exit status is its result.
+# step NAME COMMAND...: runs one test. Its exit status is its result.
 step() {
 	local name=$1 start=$SECONDS
 	shift
@@ -56,7 +56,7 @@ kunit() {
 	python3 "$ROOT/scripts/tap.py" "$BUILD/boot/kunit.tap"
 }
 
-# selftests KERNEL: our own, and upstream's against what the unpatched base passes.
+# selftests KERNEL: compares the results of our selftests and upstream's with the unpatched base.
 selftests() {
 	"$ROOT/scripts/selftests.sh" "$1" >"$BUILD/$1.selftests" || return
 	against_baseline "$1" "$BUILD/$1.selftests" | sed "s/ / $1: /"
@@ -75,8 +75,8 @@ announces() {
 	grep -aq 'collapse: MADV_COLLAPSE' "$BUILD/boot/debug-kunit/console"
 }
 
-# An object's bytes. The names of initcalls tell the line they stand in, which
-# any edit above moves.
+# Prints an object's bytes without the line numbers in the names of initcalls, which
+# any edit above an initcall changes.
 without_lines() {
 	perl -pe 's/(__initcall__kmod_\w+?__)(\d+_\d+)/$1 . "#" x length $2/ge' "$1"
 }
@@ -180,8 +180,8 @@ debug_guests() {
 	suite "mm selftests, debug kernel" selftests debug
 }
 
-# Side by side, as most guests keep one processor busy, where there is memory for six. Those of
-# the debug kernel take longest, so what else can wait for a kernel goes with the others.
+# The guests run side by side if there is memory for six, as most keep one processor busy. Those of
+# the debug kernel take longest. So other tests run beside the guests of the release kernel.
 join() { wait "$1" || report <<<"fail the guests of a kernel: ended with status $?"; }
 trap 'trap - INT TERM; kill 0' INT TERM
 debug_guests &

@@ -63,7 +63,7 @@ FIXTURE_SETUP(collapse)
 {
 	if (read_pmd_pagesize() != WINDOW)
 		SKIP(return, "huge pages are not of 2 MiB here");
-	/* No huge page by a fault: every one that is seen was collapsed. */
+	/* Page faults map no huge pages: each huge page that a test sees was collapsed. */
 	thp_save_settings();
 	thp_write_string("enabled", "never");
 	self->mem = map_windows(NR_WINDOWS);
@@ -400,7 +400,7 @@ TEST_F(collapse, huge_page_mapped_by_ptes_is_counted)
 	EXPECT_EQ(vmstat_of(huge), huge_after - 1);
 }
 
-/* Nothing moves, so a device that has a page goes on to see what is written. */
+/* No page moves, so a device that has a page pinned still sees writes to it. */
 TEST_F(collapse, huge_page_mapped_by_ptes_and_pinned)
 {
 	struct pin_longterm_test pin = {
@@ -511,7 +511,7 @@ TEST_F(collapse, huge_page_mapped_by_ptes_and_mlocked)
 	EXPECT_EQ(vmstat_of("nr_mlock"), locked);
 }
 
-/* A page that was not written is not said to be, and one that is written later is. */
+/* The collapse makes no page soft-dirty, and a later write does. */
 TEST_F(collapse, huge_page_mapped_by_ptes_and_soft_dirty)
 {
 	if (!softdirty_supported())
@@ -840,7 +840,7 @@ TEST_F(collapse, range_without_window)
 	EXPECT_EQ(collapse(self->mem, 0), 0);
 	EXPECT_FALSE(is_huge(self->mem));
 	EXPECT_EQ(collapse(self->mem + 1, WINDOW), EINVAL);
-	/* Only the window that is wholly inside. */
+	/* Only the window that lies wholly inside the range is collapsed. */
 	EXPECT_EQ(collapse(self->mem + psize(), 2 * WINDOW - psize()), 0);
 	EXPECT_FALSE(is_huge(self->mem));
 	EXPECT_TRUE(is_huge(self->mem + WINDOW));

@@ -198,8 +198,8 @@ static FILE *open_trace(void)
 }
 
 /*
- * Reads the next line of an event whose name begins with @name, and when it was: the
- * time is a line's first word that ends with a colon, the event's name the second.
+ * Reads the next line of an event whose name begins with @name, and the time of the event.
+ * The time is the first word of a line that ends with a colon, the name the second one.
  */
 static bool next_event(FILE *file, char *line, size_t size, const char *name, double *us)
 {
@@ -505,7 +505,7 @@ static void print_untouchable(const char *name, const char *engine, size_t expec
 static void measure_kind_untouchable(const struct kind *kind, const char *engine,
 				     const char *name, const char *key)
 {
-	/* The engine in Rust may call what is probed, and is not to bear its cost. */
+	/* The engine in Rust may call the probed functions, and must not bear the probes' cost. */
 	set(INSTANCE "events/collapse_untouchable/enable", strcmp(engine, "c") ? "0" : "1");
 	traced = true;
 	measure_kind(kind, engine);
@@ -581,7 +581,7 @@ static bool is_running(void)
 	return atomic_load(&collapser->state) == RUNNING;
 }
 
-/* That of @pidfd, or of this process. */
+/* Collapses the memory of @pidfd, or of this process if @pidfd is negative. */
 static int collapse_once(int pidfd)
 {
 	struct iovec range = { mem, NR_WINDOWS * WINDOW };
@@ -673,7 +673,7 @@ static void begin_remote_collapse(int pipe_to_it)
 
 /* --- threads: the waits of other threads ------------------------------------------- */
 
-/* A window of those that are collapsed which is used more than others. */
+/* The window that the operations on a hot window use. It is one of those collapsed. */
 #define HOT_WINDOW	(NR_WINDOWS / 2)
 /* At most so many operations are measured in one collapse. */
 #define MAX_OPERATIONS	262144
@@ -747,12 +747,12 @@ static void fork_once(unsigned int i)
 static const struct probe {
 	const char *name;
 	void (*act)(unsigned int i);
-	/* One is due every so many microseconds: several times what it takes under TCG. */
+	/* The time between operations: several times the time that one takes under TCG. */
 	unsigned int period_us;
 	unsigned int max;
 	/* Another process collapses. */
 	bool remote;
-	/* How long it took once it could begin is of interest, too. */
+	/* The time from its beginning to its end is printed, too. */
 	bool own;
 } probes[] = {
 	{ "fault", fault, 50, FAULT_WINDOWS * (HPAGE_SIZE / 4096), false, true },
@@ -940,7 +940,7 @@ static void collapse_beside(const char *engine)
 {
 	pthread_t thread = begin_collapse(engine);
 
-	/* This CPU must have the process's translations, to be told of changes. */
+	/* This CPU must run the process, so that flushes of its translations interrupt it. */
 	while (is_running())
 		;
 	pthread_join(thread, NULL);
@@ -1098,8 +1098,8 @@ static void measure_switch(void)
 #define POOR_WINDOWS	64
 
 /*
- * Leaves hardly any free memory but single pages: takes all but what the kernel would
- * begin to reclaim for, and gives every other page back.
+ * Leaves hardly any free memory but single pages. Takes as much memory as it can without
+ * having the kernel reclaim any, and gives every other page back.
  */
 static char *shatter_memory(size_t *size)
 {
@@ -1126,12 +1126,12 @@ static void measure_poor(const char *name, const char *engine, unsigned int flag
 	char *pieces;
 
 	map_windows(POOR_WINDOWS);
-	/* So that no huge page comes of what is given back either. */
+	/* Scattered, so that freed sources do not form a huge page, either. */
 	fill_scattered(POOR_WINDOWS, 1);
 	pieces = shatter_memory(&size);
 	set(ENGINE, engine);
 	start = now_us();
-	/* That memory is short is what it may say. */
+	/* The call may fail for want of memory. */
 	if (syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, flags) < 0 &&
 	    errno != ENOMEM && errno != EAGAIN)
 		ksft_exit_fail_perror("process_madvise");

@@ -40,7 +40,7 @@
 #define MAX_PAGES	(NR_WINDOWS * (HPAGE_SIZE / 4096))
 #define SIZE		(NR_WINDOWS * WINDOW)
 
-/* Of pagemap, what does not depend on which page it is. */
+/* Bits of pagemap entries that do not depend on the page frame. */
 #define PAGEMAP_BITS	(PM_SOFT_DIRTY | PM_UFFD_WP | PM_GUARD_REGION | PM_FILE | PM_SWAP | \
 			 PM_PRESENT)
 
@@ -219,7 +219,7 @@ static void take_step(FIXTURE_DATA(collapse_diff) * self, enum step step, size_t
 		munlock(start, size);
 		break;
 	case INSTALL_GUARD:
-		/* Nobody may step onto it afterwards. */
+		/* Later steps would touch the guarded page: the caller does this last. */
 		break;
 	case WRITE_PROTECT:
 	case WATCH_MISSING:
@@ -356,8 +356,8 @@ static bool is_empty(const struct state *state, size_t window)
 }
 
 /*
- * Of several reasons to refuse a window, C tells the one that it comes across
- * first; Rust tells of too many holes only if there is no other reason.
+ * If there are several reasons to refuse a window, C returns the first one that it
+ * finds. Rust returns that of too many holes only if there is no other reason.
  */
 static bool same_error(int c, int rust)
 {
@@ -388,7 +388,7 @@ static int compare(FIXTURE_DATA(collapse_diff) * self, const struct result *resu
 		   unsigned int round)
 {
 	const struct result *c = &results[ENGINE_C], *rust = &results[ENGINE_RUST];
-	/* Counters of the cgroup are in error by what CPUs have not told yet. */
+	/* Counters of the cgroup lack the counts that CPUs still hold back. */
 	long slack = 64 * psize() * sysconf(_SC_NPROCESSORS_ONLN);
 	long rss_c = c->after.rss - c->before.rss, rss_rust = rust->after.rss - rust->before.rss;
 	long charge_c = c->after.charge - c->before.charge;

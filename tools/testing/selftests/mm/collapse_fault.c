@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Collapse while something that it needs is not to be had: each of its
- * allocations fails in turn, huge pages fail, the memory cgroup is at its limit,
- * pages are bad. Each time the caller must be told what happened, memory must be
- * intact, nothing lost, and the next call must succeed.
+ * Collapse when something that it needs fails: each of its allocations in turn,
+ * allocations of huge pages, charges of a memory cgroup at its limit, reads of bad
+ * pages. Each time the error must tell what happened, memory must be intact, nothing
+ * may leak, and the next call must succeed.
  *
  * Needs CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC and CONFIG_FAULT_INJECTION_DEBUG_FS;
  * for machine checks CONFIG_THP_COLLAPSE_RUST_DEBUG, for unreadable swap
@@ -274,8 +274,8 @@ TEST_F_TIMEOUT(collapse_fault, shmem, 300)
 }
 
 /*
- * Huge pages as such. If one is not to be had and other windows can go first, it is
- * asked for again after them; else the range ends there.
+ * The allocation of a huge page fails. If other windows can go first, it is tried again
+ * after them. Else the range ends there.
  */
 TEST_F_TIMEOUT(collapse_fault, huge_pages, 300)
 {
@@ -304,7 +304,7 @@ TEST_F_TIMEOUT(collapse_fault, huge_pages, 300)
 			EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 4));
 		}
 	}
-	/* The first window of the request had nobody before it. */
+	/* No window can go before the first one of the request, so the range ended there. */
 	EXPECT_GT(ended, 0);
 	EXPECT_GT(went_on, 0);
 }
@@ -346,8 +346,8 @@ static int collapse_at_limit(FIXTURE_DATA(collapse_fault) * self)
 }
 
 /*
- * There is room for two huge pages, but not for those and what is read from swap: a
- * window that needs that goes alone, be it the first or the last.
+ * There is room for two huge pages, but not for pages that are read from swap as well.
+ * A window that needs such pages is collapsed alone, be it the first or the last.
  */
 static int swap_in_at_limit(FIXTURE_DATA(collapse_fault) * self)
 {
@@ -389,8 +389,8 @@ static long page_tables_of(const char *memory_stat)
 }
 
 /*
- * Another process collapses this one, out of a cgroup of its own. The page tables that are put
- * aside for the huge pages are the target's, as were those that they replace.
+ * Another process, in a cgroup of its own, collapses this one. The page tables that are
+ * deposited for the huge pages are charged to the target, as were those that they replace.
  */
 static int collapse_from_another_cgroup(FIXTURE_DATA(collapse_fault) * self)
 {
@@ -566,7 +566,7 @@ TEST_F_TIMEOUT(collapse_fault, poisoned, 300)
 	unpoison_memory(pfn);
 }
 
-/* Has what is swapped out read back, or not. Returns whether that can be chosen. */
+/* Makes reads from swap succeed or fail. Returns whether the kernel can do so. */
 static bool swap_reads(bool succeed)
 {
 	char device[64], path[128];

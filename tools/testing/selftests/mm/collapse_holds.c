@@ -60,7 +60,7 @@ static bool use_large_folios(bool on)
 
 FIXTURE(collapse_holds)
 {
-	/* The window, and another one that has nothing in it. */
+	/* The window, and another one with nothing in it. */
 	char *window, *aside;
 	/* The value that each page must read as, throughout. */
 	unsigned char expected[HPAGE_SIZE / 4096];
@@ -155,7 +155,7 @@ static void *collapse(void *argument)
 	return NULL;
 }
 
-/* A collapse of the window that is held. */
+/* Starts a collapse of the window, which is held after @pass. */
 static pthread_t held_collapse(struct __test_metadata *_metadata,
 			       FIXTURE_DATA(collapse_holds) * self, const char *pass)
 {
@@ -175,7 +175,7 @@ static void let_go(struct __test_metadata *_metadata, pthread_t thread)
 	ASSERT_EQ(pthread_join(thread, NULL), 0);
 }
 
-/* One that acts while a collapse is held, and may have to wait for it. */
+/* A thread or process that acts while a collapse is held, and may have to wait for it. */
 struct actor {
 	FIXTURE_DATA(collapse_holds) * self;
 	void (*act)(struct actor *actor);
@@ -283,8 +283,8 @@ TEST_F_TIMEOUT(collapse_holds, moved_while_held, 60)
 /* --- others that come at the switch ----------------------------------------------- */
 
 /*
- * One that acts so long after the collapse goes on, or before that, as is found to be right,
- * on a CPU of its own.
+ * A thread on a CPU of its own that acts some time after the collapse goes on, or before
+ * that. The time is adjusted until the act meets the switch.
  */
 struct racer {
 	struct actor actor;
@@ -363,7 +363,7 @@ static void end_race(struct __test_metadata *_metadata, struct racer *racer, pth
 	finish(_metadata, &racer->actor);
 }
 
-/* The time of the switch is where the one becomes the other. */
+/* Acts later if the act was early, and earlier if it was late, so that it meets the switch. */
 static void adjust(struct racer *racer, bool was_early)
 {
 	int step = abs(racer->base) / 6 + 20;
@@ -376,8 +376,9 @@ static void adjust(struct racer *racer, bool was_early)
 #define RACES		30
 
 /*
- * UFFDIO_MOVE reads an entry of a page table, and looks again when it has the lock. The table
- * of a huge page is gone by then, its entries are none: that is no hole of the source.
+ * UFFDIO_MOVE reads an entry of a page table, and reads it again under the lock. If the page
+ * became huge in between, the entries of the old table are none. UFFDIO_MOVE must not take
+ * that for a hole of the source.
  */
 static void race_to_move(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_holds) * self,
 			 size_t from, uint64_t mode)
@@ -403,7 +404,7 @@ static void race_to_move(struct __test_metadata *_metadata, FIXTURE_DATA(collaps
 		ASSERT_TRUE(pagemap_is_populated(self->pagemap, self->aside)) {
 			TH_LOG("round %d: moved, and not there", i);
 		}
-		/* To move a page of what is huge splits it. */
+		/* A move after the switch splits the huge page. */
 		was_early = is_huge(self->window);
 		adjust(&mover, was_early);
 		moved = self->expected[from];
@@ -450,8 +451,8 @@ static void use_free_pages(void)
 }
 
 /*
- * A write fault has read the entry of a source, and gets the lock of its table when that
- * was replaced and the source is free. It must look again, and write to the huge page.
+ * A write fault has read the entry of a source, and gets the lock of its table after the
+ * table was replaced and the source freed. It must look again, and write to the huge page.
  */
 TEST_F_TIMEOUT(collapse_holds, written_while_switched, 60)
 {
@@ -496,7 +497,7 @@ static bool unpin(FIXTURE_DATA(collapse_holds) * self)
 	return !ioctl(self->gup, PIN_LONGTERM_TEST_STOP);
 }
 
-/* Whether a device sees what a thread sees. */
+/* Returns whether a device sees the same content as a thread. */
 static bool pin_sees(FIXTURE_DATA(collapse_holds) * self, const char *mem, size_t pages)
 {
 	static char seen[4 * HPAGE_SIZE / 512];
@@ -555,7 +556,7 @@ TEST_F_TIMEOUT(collapse_holds, pinned_and_unpinned, 60)
 	}
 }
 
-/* The second half is in memory that is missing until it is told. */
+/* Writes a page. Its second half is missing until write_second_half() provides it. */
 static void write_in_halves(struct actor *actor)
 {
 	FIXTURE_DATA(collapse_holds) * self = actor->self;
@@ -602,8 +603,8 @@ static void write_second_half(struct actor *actor)
 }
 
 /*
- * Half of a page is written through a pin, as by a device. As long as the page is pinned it
- * must stay where it is; if it is given back in time, both halves are there.
+ * Half of a page is written through a pin, as by a device. The page must not be replaced
+ * while it is pinned. If it is unpinned in time, both halves must be there.
  */
 TEST_F_TIMEOUT(collapse_holds, half_written_through_pin, 60)
 {
@@ -637,12 +638,12 @@ TEST_F_TIMEOUT(collapse_holds, half_written_through_pin, 60)
 	}
 }
 
-/* The same, and it is given back at the switch, before or after references are counted. */
+/* The same, but the page is unpinned at the switch, before or after references are counted. */
 TEST_F_TIMEOUT(collapse_holds, unpinned_while_switched, 60)
 {
 	struct racer second = {
 		.actor = { .self = self, .act = write_second_half },
-		/* The thread that it lets go on is a while on its way. */
+		/* The thread that it wakes needs a while until it unpins the page. */
 		.base = -200000,
 	};
 
@@ -687,8 +688,8 @@ static int write_by_device(int device, char *to, unsigned char value)
 }
 
 /*
- * A device with page tables of its own writes through an entry that it has, and nothing in
- * ours tells of it. It must lose that each time the window is made read-only.
+ * A device with page tables of its own writes through an entry that it has. Our PTEs do not
+ * show such a write. So the device must lose its entry each time the window is made read-only.
  */
 TEST_F_TIMEOUT(collapse_holds, written_by_device, 60)
 {
@@ -715,7 +716,7 @@ TEST_F_TIMEOUT(collapse_holds, written_by_device, 60)
 	EXPECT_EQ(read_num(ROUNDS), rounds + 1);
 	EXPECT_TRUE(is_huge(self->window));
 	EXPECT_TRUE(intact(self));
-	/* It does not write to what was freed, either. */
+	/* The device does not write to freed pages, either. */
 	EXPECT_EQ(write_by_device(device, page(self, PAGE), 74), 1);
 	self->expected[PAGE] = 74;
 	EXPECT_TRUE(intact(self));
@@ -724,7 +725,7 @@ TEST_F_TIMEOUT(collapse_holds, written_by_device, 60)
 
 /* --- writes by other ways --------------------------------------------------------- */
 
-/* As a debugger does, to a process that is stopped for it. */
+/* Writes as a debugger does, to a process that it has stopped. */
 static void poke(struct actor *actor)
 {
 	char *to = page(actor->self, PAGE);
@@ -755,7 +756,7 @@ static void *collapse_of(void *argument)
 	return NULL;
 }
 
-/* A child with the window, which stays as it is. */
+/* Starts a child that fills the window, and then leaves it as it is. */
 static pid_t fork_filled(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_holds) * self,
 			 int prot)
 {
@@ -858,7 +859,7 @@ static bool uffd_rwprotect(FIXTURE_DATA(collapse_holds) * self, size_t i, bool p
 	return !ioctl(self->uffd, UFFDIO_RWPROTECT, &rwp);
 }
 
-/* Before and after, before, and after. */
+/* Protects three pages for a moment: writes one before and after, one before, one after. */
 static void write_around(struct actor *actor,
 			 bool (*protect)(FIXTURE_DATA(collapse_holds) * self, size_t i, bool on))
 {
@@ -882,7 +883,7 @@ static void write_around_protection(struct actor *actor)
 static void write_around_rwp(struct actor *actor)
 {
 	write_around(actor, uffd_rwprotect);
-	/* Nobody is asked, and the protection goes. */
+	/* Faults are resolved without a handler, and the protection is removed. */
 	actor->result |= !uffd_rwprotect(actor->self, PAGE + 4, true);
 	write_page(actor->self, PAGE + 4, 64);
 	actor->result |= !uffd_rwprotect(actor->self, PAGE + 5, true);
@@ -912,7 +913,7 @@ static size_t scan_written(FIXTURE_DATA(collapse_holds) * self, bool protect)
 
 #define WATCHED		3
 
-/* Has it noted what is written from now on. */
+/* Begins to record writes, and writes pages before and after that. */
 static void scan_and_write(struct actor *actor)
 {
 	FIXTURE_DATA(collapse_holds) * self = actor->self;
@@ -937,8 +938,8 @@ static bool register_for(FIXTURE_DATA(collapse_holds) * self, uint64_t features,
 }
 
 /*
- * userfaultfd takes permissions away from entries, and gives them back, under no lock that
- * a collapse has: an entry that was written may look as if it was not.
+ * userfaultfd removes permissions of entries, and restores them, under no lock that a
+ * collapse holds. So an entry may look as if its page had not been written to.
  */
 static void act_while_protecting(struct __test_metadata *_metadata,
 				 FIXTURE_DATA(collapse_holds) * self,
@@ -1028,7 +1029,7 @@ TEST_F_TIMEOUT(collapse_holds, watched_while_isolated, 60)
 
 /* --- large folios ----------------------------------------------------------------- */
 
-/* Each of them has a third of the pages for its own, in runs of a folio's size. */
+/* Each user has a third of the pages for its own, in runs of a folio's size. */
 #define RUN		4
 
 struct user {
@@ -1112,9 +1113,9 @@ static void *page_runs_out(void *argument)
 #define COLLAPSES	20
 
 /*
- * The references of a large folio come from its mappings in several entries, and from the
- * swap cache, once a page. One that is a pin must not be taken for one of these, while
- * reclaim and swap-in change their number.
+ * A large folio has a reference for each entry that maps it, and one per page from the swap
+ * cache. A pin must not be taken for one of these references, while reclaim and swap-in
+ * change their number.
  */
 TEST_F_TIMEOUT(collapse_holds, large_folios_in_use, 100)
 {
@@ -1286,8 +1287,8 @@ static pid_t let_go_once_asleep(const pid_t *tid)
 }
 
 /*
- * fork() copies pages that are pinned, in a process that has pinned any: it must not find
- * pins of ours, be the window huge then, or given back.
+ * fork() copies pinned pages if the process has ever pinned pages. It must not find our
+ * pins, whether the window is huge by then or was put back.
  */
 static void change_mapping(struct __test_metadata *_metadata,
 			   FIXTURE_DATA(collapse_holds) * self,
@@ -1301,7 +1302,7 @@ static void change_mapping(struct __test_metadata *_metadata,
 	/* From here on fork() looks for pins. */
 	if (self->gup < 0 || !map(self->aside) || !pin(self, self->aside, 1, 1) || !unpin(self))
 		SKIP(return, "no gup_test");
-	/* A process of its own looks at it, too. */
+	/* Shared with the process that lets the collapse go on. */
 	actor = mmap(NULL, sizeof(*actor), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		     -1, 0);
 	ASSERT_NE(actor, MAP_FAILED);
@@ -1369,8 +1370,8 @@ TEST_F_TIMEOUT(collapse_holds, clear_refs_waits, 60)
 #define USE_ZERO_PAGES	"/sys/kernel/mm/ksm/use_zero_pages"
 
 /*
- * Zero pages are no sources, and those that KSM has made are counted. Nothing may happen to
- * them as long as the huge page is not there in their place.
+ * Zero pages are no sources, and zero pages that KSM has made are counted. They must stay
+ * mapped and counted until the huge page takes their place.
  */
 TEST_F_TIMEOUT(collapse_holds, zero_pages_are_put_back, 60)
 {

@@ -181,8 +181,8 @@ static void *collapse_both(void *argument)
 }
 
 /*
- * The windows of the first half are refused when they have got their huge pages, which are left
- * over. Others can be had for the second half, or not.
+ * The windows of the first half are refused after their huge pages were allocated. Those are left
+ * over. For the second half, others can be allocated, or not.
  */
 static int huge_pages_for_both(struct __test_metadata *_metadata,
 			       FIXTURE_DATA(collapse_numa) * self, size_t windows,
@@ -248,7 +248,7 @@ static unsigned long vmstat_of(const char *name)
 /*
  * A page is written while its window is copied, and then NUMA balancing would have it
  * fault. It cannot be moved, since it is locked; and a page that cannot be moved is mapped
- * again without write permission. So it would look as if nobody had written it.
+ * again without write permission. So it would look as if it had not been written to.
  */
 TEST_F_TIMEOUT(collapse_numa, balanced_while_it_is_copied, 120)
 {

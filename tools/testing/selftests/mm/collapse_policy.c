@@ -83,7 +83,7 @@ static const struct who admin_not_nice = {
 static const struct who nice_only = { NOBODY, CAP(SYS_NICE) };
 static const struct who nobody = { NOBODY, 0 };
 
-/* A process whose memory is acted on: at the same address as our own. */
+/* A process whose memory is collapsed. The memory is at the same address as our own. */
 struct target {
 	pid_t pid;
 	int pidfd;
@@ -196,7 +196,7 @@ static long collapse_as(const struct who *who, int pidfd, char *start, size_t le
 	return run_as(who, do_call, &call);
 }
 
-/* How many whole windows of a process are mapped by PMDs. */
+/* Returns how many whole windows of a process are mapped by PMDs. */
 static int nr_huge(pid_t pid, char *start, int windows)
 {
 	int huge = 0;
@@ -595,13 +595,13 @@ TEST_F(policy, limit_of_zero_pages)
 	set_limits(100, 0, 0);
 	touch(self->mem, PAGES - 101);
 	touch(self->mem + WINDOW, PAGES - 100);
-	/* Some of what is not written is read, and the rest are holes. */
+	/* Of the pages that are not written, some are read, and the rest are holes. */
 	force_read_pages(self->mem + WINDOW - 50 * psize(), 50, psize());
 	force_read_pages(self->mem + 2 * WINDOW - 50 * psize(), 50, psize());
 	EXPECT_TRUE(is_limited(self->mem, self->mem + WINDOW));
 }
 
-/* Of memory that was touched, what is not there is swapped. */
+/* Returns how many pages are swapped out: all were touched, and those are not in memory. */
 static size_t swap_out(char *start, size_t pages)
 {
 	unsigned char there[32];
@@ -700,7 +700,7 @@ static bool wait_held(const char *pass)
 	return false;
 }
 
-/* The call goes by the limits as they stood when it began. */
+/* The limits at the beginning of the call apply to all of it. */
 TEST_F(policy, limit_changed_during_call)
 {
 	struct held_call held = {
@@ -881,7 +881,7 @@ TEST_F(policy, allocation_over_vmas_of_range)
 			ASSERT_EQ(madvise(self->mem + other * WINDOW, WINDOW,
 					  MADV_HUGEPAGE), 0);
 			touch(self->mem, 2 * PAGES);
-			/* That of the other VMA is no matter of this request's yet. */
+			/* The other window is collapsed before allocations are traced. */
 			ASSERT_EQ(collapse(PIDFD_SELF, self->mem + other * WINDOW, WINDOW, 0),
 				  WINDOW);
 			if (!trace_allocations())
@@ -970,7 +970,7 @@ TEST_F(policy, nohugepage_heeded_by_others)
 	EXPECT_EQ(nr_huge(self->target.pid, self->mem, NR_WINDOWS), 0);
 }
 
-/* DAMON's collapse acts for nobody. 7.3: heeds it too. */
+/* DAMON collapses on its own account, and heeds the flag. 7.3: heeds it, too. */
 static void damon_write(const char *file, unsigned long value)
 {
 	char path[256];
@@ -1032,7 +1032,7 @@ TEST_F_TIMEOUT(policy, nohugepage_heeded_by_damon, 120)
 		usleep(100000);
 		huge = nr_huge(self->target.pid, self->mem, half);
 	}
-	/* It has done the others as often. */
+	/* DAMON has tried the other windows as often. */
 	usleep(500000);
 	damon_write_string("0/state", "off");
 	damon_write("nr_kdamonds", 0);
@@ -1040,7 +1040,7 @@ TEST_F_TIMEOUT(policy, nohugepage_heeded_by_damon, 120)
 	EXPECT_EQ(nr_huge(self->target.pid, self->mem + half * WINDOW, half), 0);
 }
 
-/* io_uring's workers act for who submitted. 7.3: refuses here, as everywhere. */
+/* io_uring's workers act for the submitter. 7.3: refuses here, as everywhere. */
 #define NO_RING 1000
 
 static int io_uring_collapse(void *start, size_t len)
@@ -1175,7 +1175,7 @@ TEST_F(policy, range_with_nothing_in_it)
 	EXPECT_EQ(collapse(PIDFD_SELF, self->mem + WINDOW, WINDOW, 0), -EINVAL);
 }
 
-/* 7.3: the last refusal. Here the one that tells most: a limit, then a gap. */
+/* 7.3: returns the last error. Here the most useful one counts: a limit, then a gap. */
 TEST_F(policy, range_with_several_refusals)
 {
 	set_limits(0, 0, 0);
@@ -1242,7 +1242,7 @@ TEST_F_TIMEOUT(policy, fatal_signal_ends_range, 120)
 
 /* --- vectors --------------------------------------------------------------- */
 
-/* Bytes advanced, up to the range that was not wholly served: as in 7.3. */
+/* Returns the bytes done, up to the range that was not wholly served: as in 7.3. */
 TEST_F(policy, vector_advances)
 {
 	struct iovec vec[] = {
@@ -1255,7 +1255,7 @@ TEST_F(policy, vector_advances)
 	touch(self->mem, NR_WINDOWS * PAGES);
 	EXPECT_EQ(collapse_vector(PIDFD_SELF, vec, 2, 0), 3 * WINDOW);
 	EXPECT_EQ(nr_huge(getpid(), self->mem, NR_WINDOWS), 3);
-	/* An error that nothing came before is told, and nothing after it is done. */
+	/* An error in the first range is returned. Ranges after an error are not served. */
 	ASSERT_EQ(madvise(self->mem + 4 * WINDOW, WINDOW, MADV_DONTNEED), 0);
 	EXPECT_EQ(collapse_vector(PIDFD_SELF, vec + 2, 2, 0), -EINVAL);
 	EXPECT_EQ(collapse_vector(PIDFD_SELF, vec, 4, 0), 3 * WINDOW);
@@ -1541,8 +1541,8 @@ TEST_F(policy, target_is_none)
 }
 
 /*
- * The target's end while the call is stopped between two passes: it finishes
- * what it has begun, and does nothing more with memory that nobody uses.
+ * The target ends while the call is stopped between two passes. The call finishes
+ * the batch that it has begun, and does no more work on memory that nobody uses.
  * 7.3: goes on to the end of the range.
  */
 static void exec_sleep(int signal)
@@ -1669,7 +1669,7 @@ static bool map_file(char *mem)
 {
 	return mmap(mem, NR_WINDOWS * WINDOW, PROT_READ | PROT_WRITE,
 		    MAP_SHARED | MAP_FIXED, file_fd, 0) == mem &&
-	       /* No page but those that are touched. */
+	       /* Page faults bring in only pages that are touched. */
 	       !madvise(mem, NR_WINDOWS * WINDOW, MADV_RANDOM);
 }
 
@@ -1839,8 +1839,8 @@ TEST_F(policy, userfaultfd_keeps_holes_of_shmem)
 /* --- random calls ----------------------------------------------------------- */
 
 /*
- * Against a model of the rules, of two processes that have the same memory at
- * first: windows of every kind whose fate the rules decide.
+ * Random calls are compared with a model of the rules, for two processes that have
+ * the same memory at first. It has each kind of window whose result the rules decide.
  */
 enum kind {
 	HUGE_ONE,	/* is huge */

@@ -61,7 +61,7 @@ static const char * const passes[NR_WAYS][6] = {
 
 FIXTURE(collapse_race)
 {
-	/* Where the window is, where it was before somebody moved it, and room for a page. */
+	/* The window's address, its address before it was moved, and room for a page. */
 	char *mem, *window, *aside;
 	/* How many pages of the window are mapped. */
 	size_t mapped;
@@ -304,7 +304,7 @@ static void act_move_page_aside(FIXTURE_DATA(collapse_race) * self)
 	uffd_register(self->uffd, self->aside, psize(), true, false, false);
 	while (!(moved = move_page(self->uffd, self->aside, page(self, 9))) && errno == EAGAIN)
 		sched_yield();
-	/* If it is not what was there, nothing is. */
+	/* If the page was not moved as it was, expect a value that no page has: the test fails. */
 	moved = moved && (unsigned char)self->aside[psize() - 1] == self->expected[9];
 	self->expected[9] = moved ? 0 : 0xff;
 }
@@ -670,7 +670,7 @@ static bool intact(FIXTURE_DATA(collapse_race) * self)
 	return true;
 }
 
-/* Whether what userfaultfd has write-protected still is. */
+/* Returns whether userfaultfd still write-protects all pages. */
 static bool write_protected(FIXTURE_DATA(collapse_race) * self)
 {
 	int pagemap = open("/proc/self/pagemap", O_RDONLY);
@@ -682,7 +682,7 @@ static bool write_protected(FIXTURE_DATA(collapse_race) * self)
 	return all;
 }
 
-/* A device goes on to see what is written to a page that it has pinned. */
+/* A device must still see writes to a page that it has pinned. */
 static void expect_pinned(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_race) * self)
 {
 	unsigned char seen[HPAGE_SIZE / 512];
@@ -902,7 +902,7 @@ TEST_F_TIMEOUT(collapse_ends, collapser_is_killed, 300)
 	close(pidfd);
 }
 
-/* Its pages are shared with us: that is what must not suffer. */
+/* The pages of the child are shared with us, and must stay intact. */
 TEST_F_TIMEOUT(collapse_ends, collapser_of_its_own_is_killed, 300)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(passes[PROTECT]); i++) {
@@ -1054,8 +1054,8 @@ static void *collapse_window(void *mem)
 
 /*
  * A thread that writes a page all the time has it in the TLB of another CPU. With
- * migration entries, it must be stopped nevertheless before the page is copied. Later
- * it finds what it wrote last.
+ * migration entries, the thread must be stopped before the page is copied. Later it
+ * must find the value that it wrote last.
  */
 TEST_F_TIMEOUT(collapse_ends, writer_is_stopped, 120)
 {
@@ -1096,8 +1096,8 @@ TEST_F_TIMEOUT(collapse_ends, writer_is_stopped, 120)
 }
 
 /*
- * Where sources stay mapped, it goes on all the time, and nothing of what it writes is
- * lost. Reads never wait either.
+ * Where sources stay mapped, the thread goes on all the time, and none of its writes may
+ * be lost. Reads never wait, either.
  */
 TEST_F_TIMEOUT(collapse_ends, writer_goes_on, 120)
 {
@@ -1162,7 +1162,7 @@ TEST_F_TIMEOUT(collapse_ends, refused_owes_its_flush, 60)
 
 	signal(SIGSEGV, end_thread);
 	fill_windows(_metadata, self->mem);
-	/* From here on only what the collapse makes of the PTE lets mprotect() not flush. */
+	/* From here on, only PTEs that the collapse changed could let mprotect() not flush. */
 	ASSERT_EQ(pthread_create(&writing, NULL, write_on, &writer), 0);
 	while (writer.written < 1000)
 		usleep(1000);
@@ -1184,7 +1184,7 @@ TEST_F_TIMEOUT(collapse_ends, refused_owes_its_flush, 60)
 	signal(SIGSEGV, SIG_DFL);
 }
 
-/* As many pages as are copied again once nobody can access them, and more than that. */
+/* Writes as many pages as are copied again once nobody can access them, and more. */
 TEST_F_TIMEOUT(collapse_ends, written_meanwhile, 120)
 {
 	static const size_t written[] = { 1, 32, 33, 512 };
@@ -1351,7 +1351,7 @@ TEST_F_TIMEOUT(collapse_ends, batch_is_cut_short, 120)
 		EXPECT_TRUE(held_next("scan"));
 		EXPECT_TRUE(held_next("switch"));
 		EXPECT_TRUE(held_next(cuts[i].begun));
-		/* One who waits for a VMA's lock keeps mmap_lock meanwhile. */
+		/* A thread that waits for a VMA's lock keeps mmap_lock meanwhile. */
 		ASSERT_EQ(pthread_create(&reader, NULL, touch, &other), 0);
 		ASSERT_EQ(pthread_create(&waiter, NULL, touch, &waiting), 0);
 		waiting.go = true;
@@ -1380,8 +1380,8 @@ static void replace_window(char *mem)
 }
 
 /*
- * Windows of a batch come to lie in two mappings: that of one is locked at a time, the
- * other waits for its turn. There may be nothing then.
+ * Windows of a batch come to lie in two mappings. The collapse locks one mapping at a time,
+ * and windows of the other wait for their turn. They may have no pages by then.
  */
 TEST_F_TIMEOUT(collapse_ends, mapping_is_split, 60)
 {
@@ -1588,8 +1588,8 @@ out:
 }
 
 /*
- * Two that have found a page unlocked, and then both want it: one gets it, and is
- * held with it. The other must not wait, and puts back what it has.
+ * Two collapses have found a page unlocked, and both want it. One gets it, and is held
+ * with it. The other must not wait, and puts back the pages that it has.
  */
 TEST_F_TIMEOUT(collapse_ends, two_isolate_the_same, 60)
 {
@@ -1708,7 +1708,7 @@ TEST_F_TIMEOUT(collapse_ends, mapped_after_the_drain, 60)
 	close(remote.pidfd);
 }
 
-/* How often is tried what may come too late. */
+/* The number of tries of an act that may come too late. */
 #define TRIES		50
 
 /* A window with a page in each slot, all of which are swapped out. */
@@ -1822,7 +1822,7 @@ static off_t offset_in_core(int core, const char *mem)
 	return 0;
 }
 
-/* Collapses what is being dumped, until that has an end. Returns the core dump, or -1. */
+/* Collapses a process until its core dump ends. Returns the core dump, or -1. */
 static int collapse_while_dumping(pid_t child, int dir, char *mem)
 {
 	int pidfd = syscall(__NR_pidfd_open, child, 0), core = -1;

@@ -102,8 +102,8 @@ TEST_F_TIMEOUT(collapse_scale, sparse_8gib, 300)
 }
 
 /*
- * There is no memory for so many huge pages. Where userfaultfd watches, windows with
- * holes are refused, which leaves those that are dense.
+ * There is no memory for so many huge pages. userfaultfd watches, so that windows with
+ * holes are refused: only dense windows become huge.
  */
 TEST_F_TIMEOUT(collapse_scale, windows_10000_in_1000_vmas, 300)
 {
@@ -145,7 +145,7 @@ static void *join_crowd(void *unused)
 {
 	pthread_barrier_wait(&crowd.barrier);
 	if (madvise(crowd.mem, SHARED_WINDOWS * WINDOW, MADV_COLLAPSE) &&
-	    /* Somebody else has the pages, or all the memory. */
+	    /* Another thread has the pages, or all the memory. */
 	    errno != EAGAIN && errno != ENOMEM)
 		crowd.unexpected = errno;
 	return NULL;
@@ -208,7 +208,7 @@ TEST_F_TIMEOUT(collapse_scale, processes_200, 300)
 		ASSERT_GE(child, 0);
 		if (!child) {
 			close(go[1]);
-			/* Until nobody can write to it any more. */
+			/* Waits until no process has the other end of the pipe open. */
 			if (read(go[0], &c, 1))
 				_exit(3);
 			_exit(collapse_for_oneself(mem));

@@ -4,9 +4,9 @@
  * again and again: threads write and read it, throw pages and whole tables away,
  * swap out, fork, pin, lock, protect, move, write-protect, merge, migrate, take
  * pages out of service and swap devices out of use, serve missing pages, and end
- * processes that share it. A page must read as what was last written, or where it
- * was thrown away, as zero. When all is over, nothing may be left of it in any
- * counter.
+ * processes that share it. A page must read as the value that was written last, or
+ * as zero if it was thrown away. In the end, no counter may include any of the
+ * memory.
  *
  * From the environment: COLLAPSE_SEED repeats a run (as far as scheduling lets
  * it), COLLAPSE_SECONDS is how long it takes, and COLLAPSE_ACTORS, a list of
@@ -81,7 +81,7 @@ struct actor {
 	unsigned int rest_us;
 	unsigned int seed;
 	unsigned long acts;
-	/* Those that came to something, of actors that have to see to that. */
+	/* Acts that had an effect. Not all actors count these. */
 	unsigned long done;
 };
 
@@ -106,7 +106,7 @@ static void unlock_pages(size_t first, size_t count)
 		atomic_store(&pages[first++].locked, false);
 }
 
-/* In ascending order, so that two who want many do not wait for each other. */
+/* In ascending order, so that two threads that lock many do not wait for each other. */
 static bool lock_pages(size_t first, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
@@ -377,7 +377,7 @@ static void act_move(struct actor *actor)
 	close_procmap(&maps);
 }
 
-/* Write-protects pages for a moment, and lets those write who want to. */
+/* Write-protects pages for a moment, and resolves the faults of threads that write. */
 static void act_write_protect(struct actor *actor)
 {
 	size_t window = draw(actor, NR_WINDOWS);
@@ -508,8 +508,8 @@ static void read_all_of(const char *path)
 }
 
 /*
- * Makes a page read differently from all others, so that no other page and nobody
- * else has it, and tells which one it is. That may change at any time.
+ * Writes unique content to a page, so that no other page or process shares its frame,
+ * and returns the number of the frame. The frame may change at any time.
  */
 static unsigned long write_unique(size_t nr)
 {
@@ -553,8 +553,8 @@ static bool is_in_huge_page(size_t nr)
 }
 
 /*
- * A bad page in a huge one that somebody else had a reference to stays there. The
- * huge page must not be freed as a whole: its next user would get the bad page too.
+ * A bad page stays in its huge page if that had another reference. The huge page must
+ * not be freed as a whole: its next user would get the bad page, too.
  */
 static void split_off(size_t nr)
 {
@@ -565,7 +565,7 @@ static void split_off(size_t nr)
 	for (int tries = 0; is_in_huge_page(nr); tries++) {
 		if (tries == 1000)
 			ksft_exit_fail_msg("a bad page stays in a huge one\n");
-		/* CPUs hold references to what they are to add to LRU lists. */
+		/* CPUs hold references to pages that they have yet to add to LRU lists. */
 		write_to("/proc/sys/vm/compact_memory", "1");
 		write_to("/sys/kernel/debug/split_huge_pages", range);
 	}
@@ -577,7 +577,7 @@ static void act_poison(struct actor *actor)
 	size_t nr = draw(actor, NR_PAGES);
 	unsigned long pfn, taken_out = 0;
 
-	/* Nobody may have it mlocked when it is thrown away. */
+	/* No thread may mlock the page until it is thrown away. */
 	pthread_mutex_lock(&layout);
 	if (lock_page(nr)) {
 		/*
@@ -696,8 +696,8 @@ static void fill_missing(int uffd, size_t nr, char *from)
 }
 
 /*
- * Watches a window for missing pages, for a moment: gives zeroes to those who look
- * for one, fills some that nobody has looked for, and moves others aside and back.
+ * Watches a window for missing pages for a moment. Gives zeroes to threads that access a
+ * missing page, fills some pages before any access, and moves others aside and back.
  */
 static void act_serve_missing(struct actor *actor)
 {
@@ -830,7 +830,7 @@ static void act_inspect(struct actor *actor)
 static bool expected_errno(int error)
 {
 	switch (error) {
-	case EAGAIN:	/* somebody else has a page */
+	case EAGAIN:	/* another user has a page */
 	case EBUSY:	/* holes that userfaultfd watches */
 	case EINVAL:	/* nothing there, write-protected */
 	case ENOMEM:	/* moved away */
@@ -974,7 +974,7 @@ static bool takes_part(const struct actor *actor)
 }
 
 /*
- * The rss must be what is mapped, whatever was collapsed and zapped. It is counted once
+ * The rss must match the mapped pages after all collapses and zaps. It is counted once
  * more if it changed: ksmd splits huge pages, and what is zero in them is not ours then.
  */
 static void check_rss(struct __test_metadata *_metadata, unsigned long before_kib)

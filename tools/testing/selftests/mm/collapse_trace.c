@@ -48,7 +48,7 @@ FIXTURE(collapse_trace)
 };
 
 struct counts {
-	/* By whatever code, and of these, what is in batches: C knows of none. */
+	/* Windows collapsed by any code, and those of them collapsed in batches, by Rust. */
 	unsigned int windows;
 	unsigned int by_rust;
 	unsigned int read_locks;
@@ -119,7 +119,7 @@ static void expect_intact(struct __test_metadata *_metadata, FIXTURE_DATA(collap
 		ASSERT_EQ(self->mem[at], at % (STRIDE * psize()) ? 0 : 1 + at / WINDOW % 100);
 }
 
-/* Begins to trace what the calling task does. */
+/* Begins to trace the calling task. */
 static void begin(struct __test_metadata *_metadata)
 {
 	char pid[32];
@@ -245,7 +245,7 @@ TEST_F_TIMEOUT(collapse_trace, huge_file_of_another_process, 60)
 	size_t table = PAGES * WINDOW;
 	char *area = reserve(2 * PAGES), *end_of_table, *files[2], c;
 	int file = memfd_create("collapse_trace", 0), pidfd, ready[2], go[2];
-	/* The other range tells what belongs to the process: it is not huge yet. */
+	/* The first range is not huge yet, so that its event names the mm of the process. */
 	struct iovec ranges[] = { { self->mem, WINDOW }, { NULL, FILE_SIZE } };
 	unsigned int locks[2];
 	pid_t child;
@@ -334,7 +334,7 @@ TEST_F_TIMEOUT(collapse_trace, time_to_fault_in, 60)
 	EXPECT_GE(counts.stable_us, HELD_US);
 }
 
-/* It is no test of C, but of what the others would see. */
+/* This does not test the C code, but that the other tests would see its locks. */
 TEST_F_TIMEOUT(collapse_trace, control, 300)
 {
 	struct counts counts;

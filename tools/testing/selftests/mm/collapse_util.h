@@ -64,7 +64,7 @@ static inline size_t count_pages(const char *start, size_t size, uint64_t catego
 	return count;
 }
 
-/* Mapped by a PMD: smaps would only tell of whole mappings. */
+/* Returns whether a PMD maps the window. smaps would tell only about whole mappings. */
 static inline bool is_huge(const char *window)
 {
 	return count_pages(window, WINDOW, PAGE_IS_HUGE) == PAGES;
@@ -72,11 +72,11 @@ static inline bool is_huge(const char *window)
 
 /* Has collapses stop after a pass, or go on again after "none". */
 #define COLLAPSE_HOLD	"/sys/kernel/debug/thp_collapse/hold"
-/* Has those that begin from now on served by the C code, or by that in Rust. */
+/* Selects the engine for collapses that begin from now on: "c" or "rust". */
 #define ENGINE		"/sys/kernel/debug/thp_collapse/engine"
-/* Whether sources stay mapped until the switch, where they may. */
+/* Selects whether sources stay mapped until the switch, in VMAs where they may. */
 #define WAY		"/sys/kernel/debug/thp_collapse/way"
-/* The copy, and the count of references, that fails: counted from now on. */
+/* The number of the copy, or of the count of references, that fails from now on. */
 #define BAD_COPY	"/sys/kernel/debug/thp_collapse/bad_copy"
 #define BAD_COUNT	"/sys/kernel/debug/thp_collapse/bad_count"
 
@@ -123,7 +123,7 @@ static inline bool wait_held(void)
 	return wait_nr_held(1);
 }
 
-/* The one that is held goes on, to be held again. */
+/* Lets the held collapse go on, until it is held after @pass. */
 static inline bool held_next(const char *pass)
 {
 	hold_after(pass);
@@ -170,8 +170,8 @@ static inline unsigned long env_number(const char *name, unsigned long otherwise
 #define FAULTS		"/sys/kernel/debug/"
 
 /*
- * Has the allocations fail that fail-nth of procfs counts: all, or only those of
- * huge pages. Returns whether that can be had.
+ * Chooses the allocations that fail-nth of procfs counts: all, or only those of
+ * huge pages. Returns whether the kernel can make allocations fail.
  */
 static inline bool choose_faults(bool only_huge)
 {
@@ -187,7 +187,7 @@ static inline bool choose_faults(bool only_huge)
 	return true;
 }
 
-/* All that were chosen, of whatever task; or only what fail-nth counts. */
+/* Makes all chosen allocations fail, of any task, or only those that fail-nth counts. */
 static inline void fail_allocations(bool all)
 {
 	write_num(FAULTS "fail_page_alloc/times", all ? INT_MAX : 1);
@@ -255,8 +255,8 @@ static inline bool move_page(int uffd, char *to, char *from)
 #define DEVICE		"/dev/hmm_dmirror0"
 
 /*
- * A device with page tables of its own does something with pages. Returns how many faults it
- * took for what it had no entries of, or -1.
+ * Has a device with page tables of its own access pages. Returns how many faults the device
+ * took for pages that it had no entries for, or -1.
  */
 static inline int use_by_device(int device, unsigned long request, char *start, size_t pages,
 				void *data)
@@ -304,8 +304,8 @@ static inline long read_field(const char *path, const char *name)
 }
 
 /*
- * Pins that nobody has given back, counted once all that CPUs have counted for themselves
- * was added up. Others may pin in passing.
+ * Returns how many pins were not released, with the counts that CPUs hold back added up.
+ * Other processes may pin pages for a moment: then the count is repeated.
  */
 static inline long pins_left(void)
 {
