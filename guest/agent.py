@@ -35,7 +35,7 @@ from harness import (
 
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
-# Of the MiB that are mapped, the first ones are written.
+# Maps some MiB, and writes to the first of them.
 TARGET = """
 import mmap, sys, time
 mapped, written = (int(arg) << 20 for arg in sys.argv[1:3])
@@ -211,7 +211,7 @@ def test_exit_midway_is_no_error():
     with target(800, 800) as child:
         command = [PROGRAM, "collapse", str(child.pid)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as agent:
-            # It has begun, and has most of the work before it.
+            # The agent has begun, and has most of its work before it.
             assert "windows" in agent.stderr.readline()
             child.kill()
             output, _ = agent.communicate()

@@ -80,7 +80,7 @@ def documented(begin):
 
 
 def huge(pid, start, size):
-    """How many windows of a range are huge."""
+    """Returns how many windows of a range are huge."""
     bounds = f"{start:x}-{start + size:x}"
     return run_json("collapse", pid, "--range", bounds, "--dry-run")[1]["windows"]["already_huge"]
 

@@ -220,7 +220,7 @@ static void load(double period_us, double seconds)
 			end = now;
 		if (end && due > end)
 			break;
-		/* Not all at once, where many are late: answers would wait to be seen. */
+		/* Not all late requests at once: answers would wait meanwhile. */
 		for (int i = 0; i < CONNECTIONS && now >= due; i++) {
 			request(due);
 			due = start + requests * period_us;

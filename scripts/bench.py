@@ -50,8 +50,8 @@ PROBES = {
     "remote_mmap": "mmap and munmap, another process collapses",
 }
 PERCENTILES = {"p50": 50, "p99": 99, "p999": 99.9, "max": 100}
-# The same input must give the same number of instructions, nearly; a few hundred more
-# or less (0.3 thousand) are of interrupts, and mean nothing.
+# The same input must give nearly the same number of instructions. Interrupts make a
+# difference of a few hundred (0.3 thousand), which is ignored.
 RUN_TO_RUN = 0.01
 FEW_INSNS = 0.3
 # The time for which a window cannot be touched is the longest of its batch. If the timer
@@ -200,7 +200,7 @@ class Measured:
 
 
 def percentile(values, share):
-    """One of the values, which this share (in percent) of them does not exceed."""
+    """Returns the least value that this share (in percent) of the values does not exceed."""
     return float(numpy.percentile(values, share, method="inverted_cdf"))
 
 

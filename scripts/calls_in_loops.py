@@ -72,7 +72,7 @@ def jump_tables(text: str) -> dict[tuple[str, int], int]:
 def switch_targets(
     jump: Instruction, tables: dict[tuple[str, int], int], index: dict[int, int]
 ) -> list[int]:
-    """Where a jump through a table can lead. Entries of the next table may be among them."""
+    """Returns the targets of a jump through a table. Entries of the next table may be among them."""
     match = re.match(
         r"(\.[.\w]+)\+0x([0-9a-f]+)$", jump.relocations[0] if jump.relocations else ""
     )
@@ -90,7 +90,7 @@ def switch_targets(
 def successors(
     body: list[Instruction], tables: dict[tuple[str, int], int]
 ) -> list[list[int]]:
-    """For each instruction the indices of those that may run next."""
+    """Returns for each instruction the indices of those that may run next."""
     index = {instruction.addr: i for i, instruction in enumerate(body)}
     result = []
     for i, instruction in enumerate(body):

@@ -58,8 +58,8 @@ if [ -n "${COMPILE_FAIL_CASE:-}" ]; then
 	esac
 
 	! compile "$case" || fail "compiles"
-	# One error, or several of one kind: that a guard cannot be sent to another
-	# thread is said of each of its fields.
+	# One error, or several of one kind: if a guard cannot be sent to another thread,
+	# the compiler reports that for each of its fields.
 	grep -A1 -E '^error(\[E[0-9]+\])?: ' "$work/log" | grep -v '^error: aborting due to' >"$work/errors"
 	mapfile -t messages < <(sed -n 's/^error//p' "$work/errors")
 	mapfile -t lines < <(sed -n 's/^ *--> .*:\([0-9]*\):[0-9]*$/\1/p' "$work/errors")

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Builds all documentation of ours, which must not give a warning: the pages by
-# the kernel's Sphinx, and what rustdoc makes of the Rust. One line each, "pass" or
-# "fail" and its name; where it is goes to standard error.
+# Builds all documentation of ours, which must not give a warning: the pages by the
+# kernel's Sphinx, and the Rust code by rustdoc. Prints one line each, "pass" or "fail"
+# and its name. The places of the results go to standard error.
 #
 # The functions are called through document(), which shellcheck cannot see.
 # shellcheck disable=SC2317

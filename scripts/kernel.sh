@@ -75,7 +75,7 @@ configure() {
 	mv "$out/configured.new" "$out/configured"
 }
 
-# One line a percent or so on a terminal, one every tenth in a log.
+# Prints progress: about each percent on a terminal, and each tenth in a log.
 progress() {
 	local tty=0
 	[ ! -t 2 ] || tty=1
@@ -105,7 +105,7 @@ fi
 # The number of steps of a build from nothing, for the progress of the next one.
 steps=$(grep -c '^  [A-Z]' "$out/build.log" || true)
 [ "$steps" -lt 1000 ] || echo "$steps" >"$out/steps"
-# Of flags for the target that powerpc's Makefile has rustc warns each time.
+# rustc always warns of the flags for the target in powerpc's Makefile: that is ignored.
 warnings=$(grep 'warning: ' "$out/build.log" | grep -vE '^warning: ((unknown and )?unstable feature specified for|[0-9]+ warnings? emitted)' || true)
 if [ -n "$warnings" ]; then
 	grep -A6 'warning: ' "$out/build.log" >&2

@@ -40,7 +40,7 @@ use_base() {
 	[ -f "$BASE/Makefile" ] || die "no base tree yet: run 'make setup'"
 }
 
-# One user of the cache at a time, be it another clone's; children inherit it.
+# Takes the lock of the cache, which all clones share. Children inherit the lock.
 lock_cache() {
 	[ -z "${THP_COLLAPSE_LOCKED:-}" ] || return 0
 	mkdir -p "$CACHE" 2>/dev/null ||
@@ -105,7 +105,7 @@ kmake() {
 		"$@"
 }
 
-# For boot.sh: memory on two nodes, too far apart for a kernel that minds.
+# Options for boot.sh: two nodes, too far apart for a kernel with zone_reclaim_mode.
 TWO_NODES=(-q "-object memory-backend-ram,id=near,size=1536M -object memory-backend-ram,id=far,size=1536M"
 	-q "-numa node,memdev=near,cpus=0-1 -numa node,memdev=far -numa dist,src=0,dst=1,val=40")
 

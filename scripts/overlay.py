@@ -165,7 +165,7 @@ def walk(root):
 def ignored_names(base):
     """The patterns in the base's .gitignore that are for file names in any folder.
 
-    Those with a slash are left out: Debian's tree ignores all at its top, "/*".
+    Patterns with a slash are left out: Debian's tree ignores all at its top, "/*".
     """
     path = base / ".gitignore"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -173,7 +173,7 @@ def ignored_names(base):
 
 
 def is_ignored(path, patterns):
-    """Whether git would leave out a file that it does not know. The last match decides."""
+    """Returns whether git ignores a file that it does not track. The last match decides."""
     name = path.rpartition("/")[2]
     last = [p for p in patterns if fnmatch.fnmatchcase(name, p.removeprefix("!"))][-1:]
     return bool(last) and not last[0].startswith("!")
@@ -365,7 +365,7 @@ def cover_text(series, made_for):
 def format_series(series, base, out, made_for=""):
     """Writes the mails of the series to `out`, and checks that they apply.
 
-    They are not signed off: the person who sends them does that.
+    The mails are not signed off: the person who sends them does that.
     """
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)

@@ -5,9 +5,8 @@
 #
 # Builds the mm selftests from KERNEL's own tree, runs those of tests/suites in
 # a guest, and prints one line a test: "pass", "fail", "skip" or "xfail" and its name.
-# Those that are marked as long run on the debug kernel only if asked for by "long",
-# and then nothing else runs. Or builds those of our tree, and prints the folder that
-# they are in.
+# Tests that are marked as long run on the debug kernel only with "long", and then no
+# other tests run. With "build", builds the tests of our tree, and prints their folder.
 #
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -36,11 +35,11 @@ if [ "$kernel" = build ]; then
 	exit
 fi
 
-# Ours and upstream's, each in a guest of its own, side by side: ours in one with two
-# nodes, and what is about ZONE_MOVABLE in one that has it. Those that this tree has: the
-# base lacks our own. With more processors emulated than there are, those of a guest mostly
-# wait for each other: upstream's longest test has one, and so have all of upstream's on the
-# debug kernel.
+# Runs our tests and upstream's side by side, each in a guest of its own. The guest of our
+# tests has two nodes, and tests of ZONE_MOVABLE have a guest with that zone. The base has
+# no tests of ours. If more processors are emulated than there are, those of a guest mostly
+# wait for each other: so upstream's longest test has one processor, and so have all of
+# upstream's tests on the debug kernel.
 chosen=$out/suites/$kernel
 rm -rf "$chosen" "$BUILD/boot/$kernel-selftests"-*
 mkdir -p "$chosen"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Somebody claims, without giving a reason, to hold a folio lock.
+// Code claims to hold a folio lock, and gives no reason.
 //
 // rule: No type can tell that a lock was left behind to be adopted. A caller that claims it has to
 // argue it, in an unsafe block.

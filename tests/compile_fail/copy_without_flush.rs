@@ -2,8 +2,8 @@
 //
 // Sources are copied although TLBs may still let threads write them unseen.
 //
-// rule: mm/collapse/protect.rs: windows whose PTEs were changed can only be had by making the flush that
-// is owed for them, and not another one.
+// rule: mm/collapse/protect.rs: windows whose PTEs were changed are returned only by the flush that
+// is owed for them, and by no other flush.
 // crate: collapse
 // error: E0616 field `windows` of struct `Unflushed` is private
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// A table passes for detached that entries of others may still be in.
+// A table passes for detached, although others may still use its entries.
 //
 // rule: rust/kernel/mm/internal/pgtable.rs: page faults look no further than at the entry once they have the lock
 // of a table. Only replacing a hidden table, which clears it, makes a detached one.

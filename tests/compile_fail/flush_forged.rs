@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Somebody claims that a flush was made.
+// Code claims that a flush was made.
 //
 // rule: Only the flush itself proves it.
 // crate: kernel

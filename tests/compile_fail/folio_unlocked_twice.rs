@@ -2,7 +2,7 @@
 //
 // A folio is unlocked twice.
 //
-// rule: The second unlock would end the lock of whoever has taken it in between.
+// rule: The second unlock would end the lock of another task that has taken it in between.
 // crate: kernel
 // error: E0382 use of moved value: `lock`
 

@@ -2,7 +2,7 @@
 //
 // The PMD lock is taken and given up in one statement.
 //
-// rule: A guard that nobody keeps protects nothing.
+// rule: A guard protects nothing once it is dropped.
 // crate: kernel
 // error: unused_must_use unused `PmdGuard` that must be used
 

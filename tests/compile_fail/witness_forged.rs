@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Somebody claims that a VMA is one in which writes show in PTEs.
+// Code claims that a VMA is one in which writes show in PTEs.
 //
 // rule: as for protect_where_it_does_not_tell: only the VMA itself tells.
 // crate: collapse

@@ -56,15 +56,15 @@ impl Aim {
     }
 }
 
-/// Why a run came to its end.
+/// The reason that a run ended for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
     /// All windows were looked at.
     Done,
-    /// There was enough already.
+    /// The coverage was high enough already.
     Covered,
-    /// Nothing was to be done but to look.
+    /// The caller asked for a dry run.
     DryRun,
     /// The time was used up.
     Budget,
@@ -123,9 +123,9 @@ pub struct Report {
     pub slices: u64,
     /// How many of them were repeated for windows in use.
     pub retries: u64,
-    /// How often it stood back since the kernel was slow.
+    /// How often the run paused because the kernel was slow.
     pub pauses: u64,
-    /// How long all took, in milliseconds.
+    /// How long the run took, in milliseconds.
     pub milliseconds: f64,
     /// The code of the kernel that served, if the caller asked for it and the trace tells.
     pub engine: Option<Engine>,
@@ -693,7 +693,7 @@ mod tests {
     #[test]
     fn short_counts_are_continued() {
         let kernel = Fake::new().with(PID, &[Small; 10]);
-        // Not even a whole number of windows; and then nothing at all.
+        // The first call does not end at a window, and the second does nothing at all.
         kernel.script(|number, _| match number {
             0 => Answer::Short(3 * WINDOW + 4096),
             1 => Answer::Short(0),
@@ -873,7 +873,7 @@ mod tests {
             });
             assert_eq!(exited(&kernel).windows.collapsed, 16 * exits as u64);
         }
-        // Also between the slice and the look whether a window is mapped.
+        // The process may also exit between a slice and the check whether the window is mapped.
         let kernel = std::rc::Rc::new(fresh());
         let again = std::rc::Rc::downgrade(&kernel);
         kernel.script(move |_, _| {

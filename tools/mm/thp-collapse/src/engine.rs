@@ -111,7 +111,7 @@ impl Trace {
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        // It goes with all that is in it; were it to stay, it would do no harm.
+        // This removes all files of the instance. If it fails, what is left does no harm.
         let _ = fs::remove_dir(&self.0);
     }
 }

@@ -174,7 +174,7 @@ impl Coverage {
         }
     }
 
-    /// Returns whether the coverage is at least `percent`. That of no memory is always enough.
+    /// Returns whether the coverage is at least `percent`. Without any memory, it is.
     pub fn reaches(&self, percent: f64) -> bool {
         self.resident == 0 || self.percent >= percent
     }

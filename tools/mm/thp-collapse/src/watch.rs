@@ -346,7 +346,7 @@ mod tests {
         let summary = run(&kernel, &all(), 60, |_| {}).unwrap();
 
         assert_eq!((summary.processes, summary.covered), (3, 3));
-        // As much as was asked for; the budget may end it before there is more.
+        // At least the coverage that was asked for. The budget may end a round before more is done.
         assert!(summary.collapsed >= 324, "{summary:?}");
         assert_eq!(summary.verdict(), Verdict::Success);
     }
@@ -428,7 +428,7 @@ mod tests {
         .unwrap();
 
         assert_eq!((exited, summary.processes, summary.covered), (1, 1, 1));
-        // It is counted out in the very round in which it is seen to be gone.
+        // A process is not counted any more in the round in which it turns out to have exited.
         kernel.script(|_, _| Answer::Exit);
         let kernel = kernel.with(3, &[Small; 4]);
         assert_eq!(run(&kernel, &all(), 1, |_| {}).unwrap().processes, 1);
@@ -479,7 +479,7 @@ mod tests {
 
         assert_eq!((errors.len(), summary.verdict()), (2, Verdict::Refused));
         assert!(errors[0].contains("PTRACE_MODE_READ"));
-        // With another one for which something was done, it is a part.
+        // If something was done for another process, the verdict is partial success.
         let summary = Summary {
             processes: 2,
             covered: 1,

@@ -360,7 +360,7 @@ TEST_F(collapse, huge_page_mapped_by_ptes)
 	ASSERT_TRUE(map_huge_by_ptes(self->mem));
 	before = frames_of(self->pagemap, self->mem);
 	EXPECT_REMAPPED(self->mem, before);
-	/* It can be written, and be split again. */
+	/* The huge page can be written to, and its mapping be split again. */
 	write_pages(self->mem, PAGES, 1);
 	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ), 0);
 	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ | PROT_WRITE), 0);
@@ -474,7 +474,7 @@ TEST_F(collapse, huge_page_mapped_by_ptes_shared_in_part)
 	before = frames_of(self->pagemap, self->mem);
 	EXPECT_COLLAPSED(self->mem, 1);
 	if (before.pfns[0]) {
-		/* It was copied. */
+		/* The page was copied. */
 		EXPECT_NE(pagemap_get_pfn(self->pagemap, self->mem), before.pfns[0]);
 	}
 	memset(self->mem, 0, WINDOW);
@@ -581,11 +581,11 @@ TEST_F(collapse, huge_page_mapped_by_ptes_out_of_order)
 	ASSERT_EQ(mremap(a, psize(), psize(), flags, aside), aside);
 	ASSERT_EQ(mremap(b, psize(), psize(), flags, a), a);
 	ASSERT_EQ(mremap(aside, psize(), psize(), flags, b), b);
-	/* They lie in mappings of their own now, and none of all holds a window. */
+	/* The pages lie in mappings of their own now. No mapping contains the whole window. */
 	EXPECT_REFUSED(self->mem, EINVAL);
 }
 
-/* One batch has windows of both kinds. */
+/* One batch has windows that are mapped again, and windows that are copied. */
 TEST_F(collapse, huge_page_mapped_by_ptes_among_others)
 {
 	struct frames before;
@@ -770,7 +770,7 @@ static int have_on_device(unsigned long request, char *start, size_t pages)
 	return device;
 }
 
-/* In memory that only a device can reach, or that it has for itself for now. */
+/* Pages in memory that only a device can access, or to which it has exclusive access. */
 TEST_F(collapse, device_memory)
 {
 	static const unsigned long requests[] = {
@@ -818,7 +818,7 @@ TEST_F(collapse, pinned)
 
 TEST_F(collapse, nothing_there)
 {
-	/* Neither a table with nothing in it nor no table at all is collapsed. */
+	/* A window without a page is not collapsed, whether or not it has a page table. */
 	EXPECT_REFUSED(self->mem, EINVAL);
 	write_pages(self->mem + WINDOW, PAGES, 1);
 	EXPECT_EQ(collapse(self->mem, 2 * WINDOW), EINVAL);
@@ -859,7 +859,7 @@ TEST_F(collapse, gap)
 	}
 }
 
-/* As if nothing could be mapped there: the stack is further down. */
+/* The addresses above the stack have no mapping. */
 TEST_F(collapse, above_all_mappings)
 {
 	char *last = (char *)((1UL << 47) - 2 * WINDOW);

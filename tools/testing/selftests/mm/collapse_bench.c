@@ -20,8 +20,8 @@
  * operation (threads) to be measured.
  *
  * Prints lines "PART NAME ENGINE NUMBER...", and after each step "progress PART DONE
- * TOTAL". Part "threads" has lines "own" and "schedule" besides. It judges nothing,
- * hence is no test, and run_vmtests.sh does not run it.
+ * TOTAL". Part "threads" has lines "own" and "schedule" besides. The figures are
+ * not checked, so this is no test, and run_vmtests.sh does not run it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -189,7 +189,7 @@ static void add_probe(const char *probe)
 
 static FILE *open_trace(void)
 {
-	/* Not to be waited for: all is there. */
+	/* Does not wait for more: the whole trace has been written. */
 	FILE *file = fdopen(open(INSTANCE "trace_pipe", O_RDONLY | O_NONBLOCK), "r");
 
 	if (!file)
@@ -293,7 +293,7 @@ static void fill_locked(size_t nr, size_t stride)
 		ksft_exit_fail_perror("mlock");
 }
 
-/* One page amidst each window, as a buffer of io_uring: gup_test pins none apart. */
+/* Pins a page of each window by io_uring, since gup_test pins only contiguous pages. */
 static void fill_pinned(size_t nr, size_t stride)
 {
 	struct io_uring_params params = {};
@@ -314,7 +314,7 @@ struct kind {
 	size_t stride;
 	size_t nr_windows;
 	size_t per_call;
-	/* How often it can be asked for: it changes nothing. */
+	/* The number of equal requests in a measurement: more than one if they change nothing. */
 	unsigned int repeat;
 	bool refused;
 };
@@ -376,7 +376,7 @@ static double measure_kind(const struct kind *kind, const char *engine)
 	return (end - start) / nr / kind->repeat;
 }
 
-/* By words, as copy_page() does on a CPU without ERMS. */
+/* Copies by words, as copy_page() does on a CPU without ERMS. */
 static void copy_by_words(void *to, const void *from, size_t size)
 {
 #ifdef __x86_64__
@@ -513,7 +513,7 @@ static void measure_kind_untouchable(const struct kind *kind, const char *engine
 	print_untouchable(name, key, kind->nr_windows);
 }
 
-/* It is there to be touched all the time, unless the request changes it. */
+/* Memory that the request does not change can be touched all the time: it is left out. */
 static bool is_measured_untouchable(const struct kind *kind)
 {
 	return kind->repeat == 1 && is_chosen(kind->name);
@@ -778,8 +778,8 @@ static const struct probe *find_probe(const char *name)
 }
 
 /*
- * From when it was due until it has ended, and from when it began. In memory that is
- * shared, hence is not write-protected by a fork.
+ * The time of each operation since it was due, and since it began. The memory is shared,
+ * so that fork() does not write-protect it.
  */
 static double *due_latencies, *own_latencies;
 
@@ -958,7 +958,7 @@ static void count_interrupts(const char *engine)
 	print_per_window("ipi_call", engine, all - flushes);
 }
 
-/* How often probes were hit so far. */
+/* Returns how often the probes of LRU locks were hit so far. */
 static double lru_hits(void)
 {
 	FILE *file = fopen(TRACING "kprobe_profile", "r");
@@ -1060,7 +1060,7 @@ static void measure_one_switch(const char *windows)
 {
 	map_windows(NR_WINDOWS);
 	write_pages(NR_WINDOWS, 1);
-	/* Not by "traced", which has CPUs interrupted itself. */
+	/* Not by "traced", which interrupts other CPUs itself. */
 	set(INSTANCE "tracing_on", "1");
 	count_interrupts(windows);
 	set(INSTANCE "tracing_on", "0");
@@ -1198,7 +1198,7 @@ int main(int argc, char **argv)
 				   ENGINE, strerror(errno));
 	thp_save_settings();
 	thp_write_string("enabled", "never");
-	/* With memory around it that nothing is merged with. */
+	/* PROT_NONE memory around the windows keeps their VMA from being merged with others. */
 	area = mmap(NULL, (MAX_WINDOWS + 2) * WINDOW, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
 		    -1, 0);
 	if (area == MAP_FAILED)

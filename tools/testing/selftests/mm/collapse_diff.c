@@ -132,7 +132,7 @@ enum step {
 
 static const struct {
 	const char *name;
-	/* How often it is drawn, and over how many pages it goes at most. */
+	/* The weight in the random choice, and the most pages that a step covers. */
 	unsigned int weight;
 	unsigned int pages;
 } steps[NR_STEPS] = {
@@ -231,7 +231,7 @@ static void take_step(FIXTURE_DATA(collapse_diff) * self, enum step step, size_t
 			ioctl(self->uffd, UFFDIO_WRITEPROTECT, &wp);
 		break;
 	case PROTECT:
-		/* Of the last steps only, as are guards. */
+		/* One of the last steps, as are guards. */
 		break;
 	case PIN:
 		if (self->gup >= 0 || self->uffd >= 0)
@@ -309,12 +309,12 @@ static void try(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_diff) *
 	write_text(ENGINE, engines[engine]);
 	build(self, round);
 	look(self, &result->before);
-	/* One by one: of several, each engine tells another one's errno. */
+	/* One by one: for a range, each engine returns the errno of another window. */
 	for (size_t i = 0; i < NR_WINDOWS; i++) {
 		char *window = self->mem + i * WINDOW;
 		int tries = 3;
 
-		/* Something in passing may have a page, for either of them. */
+		/* Another user may have a page for a moment, with either engine. */
 		do {
 			result->error[i] = madvise(window, WINDOW, MADV_COLLAPSE) ? errno : 0;
 			self->again[engine] += result->error[i] == EAGAIN;
@@ -346,7 +346,7 @@ static bool same_start(const struct result *results)
 		       sizeof(results[0].before.huge));
 }
 
-/* Nothing but holes. C makes a huge page of zeroes of them, unless there is no table. */
+/* Returns whether a window has only holes. If it has a page table, C maps a huge zeroed page. */
 static bool is_empty(const struct state *state, size_t window)
 {
 	for (size_t i = window * PAGES; i < (window + 1) * PAGES; i++)
@@ -375,10 +375,10 @@ static bool is_remapped(const struct result *rust, size_t window)
 	       rust->before.frame[window] == rust->after.frame[window];
 }
 
-/* Whether pagemap may have the one of C and the other of Rust. */
+/* Returns whether pagemap may have entry @c with C and entry @rust with Rust. */
 static bool same_page(uint64_t c, uint64_t rust, uint64_t before, bool remapped)
 {
-	/* A page that was written must not be forgotten. */
+	/* A page that was soft-dirty must stay so. */
 	if (remapped && (rust & PM_SOFT_DIRTY || !(before & PM_SOFT_DIRTY)))
 		return (c | PM_SOFT_DIRTY) == (rust | PM_SOFT_DIRTY);
 	return c == rust;

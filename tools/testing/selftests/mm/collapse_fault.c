@@ -186,7 +186,7 @@ static void lay_mapped_by_ptes(FIXTURE_DATA(collapse_fault) * self)
 	mprotect(self->mem, psize(), PROT_READ | PROT_WRITE);
 }
 
-/* That is left to the C code. */
+/* Maps shmem, which is left to the C code. */
 static void lay_shmem(FIXTURE_DATA(collapse_fault) * self)
 {
 	mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED,
@@ -196,7 +196,7 @@ static void lay_shmem(FIXTURE_DATA(collapse_fault) * self)
 
 static long page_tables(void)
 {
-	/* Else CPUs tell of some later. */
+	/* Adds the counts that CPUs still hold back. */
 	write_text("/proc/sys/vm/stat_refresh", "1");
 	return read_field("/proc/vmstat", "nr_page_table_pages");
 }
@@ -228,7 +228,7 @@ static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_fault
 		EXPECT_TRUE(is_huge(self->mem));
 		EXPECT_TRUE(window_intact(self->mem, stride));
 		if (left) {
-			/* There are not so many allocations. */
+			/* The call makes fewer allocations. */
 			EXPECT_EQ(result, 0);
 			break;
 		}
@@ -335,7 +335,7 @@ static int collapse_at_limit(FIXTURE_DATA(collapse_fault) * self)
 		ksft_print_msg("%ld KiB were lost\n", lost);
 		return failed_here();
 	}
-	/* One window after the other has room, but no two have. */
+	/* There is room for one window at a time, but not for two. */
 	write_number(CGROUP "/memory.max", read_num(CGROUP "/memory.current") + WINDOW * 3 / 2);
 	if (collapse(self->mem, NR_WINDOWS * WINDOW))
 		return failed_here();
@@ -408,7 +408,7 @@ static int collapse_from_another_cgroup(FIXTURE_DATA(collapse_fault) * self)
 	range.iov_base = (void *)(((uintptr_t)area + WINDOW - 1) & ~(WINDOW - 1));
 	range.iov_len = size;
 	write_text(CGROUP "/cgroup.procs", "0");
-	/* It shares none of the memory, which is yet to be written. */
+	/* The child shares none of the memory, which is written to later. */
 	caller = fork();
 	if (!caller) {
 		char byte;

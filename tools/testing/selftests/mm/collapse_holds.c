@@ -36,7 +36,7 @@
 #define HOLE		100
 #define ZERO_PAGE	200
 
-/* The page that is acted upon. */
+/* The page that actors use. */
 #define PAGE		9
 
 /* More than are copied again once nobody can access the window. */
@@ -49,7 +49,7 @@
 /* Sources are mapped, locked and pinned after these. */
 static const char * const mapped[] = { "protect", "copy" };
 
-/* Whether page faults may provide four pages in one. */
+/* Lets page faults map folios of four pages, or not. Returns whether they do. */
 static bool use_large_folios(bool on)
 {
 	if (!(thp_supported_orders() & 1 << 2))
@@ -245,8 +245,8 @@ static void move_aside(struct actor *actor)
 }
 
 /*
- * UFFDIO_MOVE gives up for good when it finds a pin. It must not find ours: it waits for
- * the lock of the page, or goes on trying, until the page is huge or was given back.
+ * UFFDIO_MOVE fails for good if it finds a pin. It must not find our pins: it must wait for
+ * the lock of the page, or try again, until the page is huge or was put back.
  */
 TEST_F_TIMEOUT(collapse_holds, moved_while_held, 60)
 {
@@ -1269,9 +1269,9 @@ static void pfns_of(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_hol
 }
 
 /*
- * Has the held collapse go on when a thread has begun to wait for it. That cannot be left to
- * another thread: fork() waits with mmap_lock held for write, and a page fault would wait
- * for fork(). Returns the process that does it; its exit status is 0 if all went well.
+ * Lets the held collapse go on when a thread has begun to wait for it. A process does so,
+ * since a page fault of another thread would wait for fork(), which waits for the collapse
+ * with mmap_lock held for write. Returns the process. Its exit status is 0 for success.
  */
 static pid_t let_go_once_asleep(const pid_t *tid)
 {
@@ -1398,7 +1398,7 @@ TEST_F_TIMEOUT(collapse_holds, zero_pages_are_put_back, 60)
 	collapser = held_collapse(_metadata, self, "copy");
 	EXPECT_EQ(ksm_get_self_zero_pages(), merged);
 	write_num(BAD_COUNT, 1);
-	/* It was refused, and is tried again. */
+	/* The window was refused, and is tried again. */
 	EXPECT_TRUE(held_next("protect"));
 	EXPECT_EQ(read_num(BAD_COUNT), 0);
 	EXPECT_EQ(ksm_get_self_zero_pages(), merged);

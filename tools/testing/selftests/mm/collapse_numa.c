@@ -23,7 +23,7 @@
 #include "hugepage_settings.h"
 
 #define RECLAIM_MODE	"/proc/sys/vm/zone_reclaim_mode"
-/* As the kernel has it on x86. */
+/* The value of the kernel on x86. */
 #define RECLAIM_DISTANCE 30
 
 #define BALANCING	"/proc/sys/kernel/numa_balancing"
@@ -128,7 +128,7 @@ TEST_F(collapse_numa, where_most_pages_are)
 			write_on(_metadata, 0, self->mem + nr * psize(), PAGES - nr);
 			EXPECT_EQ(collapse(self->mem, WINDOW), 0);
 			EXPECT_TRUE(is_huge(self->mem));
-			/* Of two that are as good it is the first. */
+			/* If both nodes have as many pages, it is the first one. */
 			EXPECT_EQ(node_of(self->mem), nr > PAGES / 2) {
 				TH_LOG("%zu pages on node 1, by %s", nr,
 				       self->has_engines ? engines[j] : "the kernel");
@@ -219,7 +219,7 @@ TEST_F(collapse_numa, left_over_huge_pages)
 		SKIP(return, "no " COLLAPSE_HOLD);
 	ASSERT_EQ(stay_on_this_cpu(), 0);
 	write_num(RECLAIM_MODE, 0);
-	/* They serve the next windows, if these lie there too. */
+	/* The huge pages that are left over serve the next windows, if these lie on their node. */
 	EXPECT_EQ(huge_pages_for_both(_metadata, self, 1, 0, true), 1);
 	EXPECT_EQ(huge_pages_for_both(_metadata, self, 1, 1, true), 2);
 	/* Or if there are no others: then all but the first have been put off before. */
@@ -273,7 +273,7 @@ TEST_F_TIMEOUT(collapse_numa, balanced_while_it_is_copied, 120)
 	memset(page, 77, psize());
 	updates = vmstat_of("numa_pte_updates ");
 	write_num(BALANCING, 1);
-	/* It is tasks that run which scan their memory. Twice, to come by all of it. */
+	/* A task's memory is scanned while it runs. Two scans reach all of it. */
 	for (before = time(NULL); time(NULL) < (time_t)before + 12;)
 		for (size_t i = 0; i < PAGES; i++)
 			FORCE_READ(self->mem[self->half + i * psize()]);

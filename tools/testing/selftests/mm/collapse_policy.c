@@ -383,7 +383,7 @@ TEST_F(policy, flags_unknown)
 		EXPECT_EQ(collapse_vector(-1, NULL, 1, flag | LIMITS), -EINVAL);
 		EXPECT_EQ(collapse(-1, self->mem, WINDOW, flag | DEFRAG), -EINVAL);
 	}
-	/* With flags that are known, these have errors of their own. */
+	/* With known flags, a bad vector and a bad pidfd have errors of their own. */
 	EXPECT_EQ(collapse_vector(PIDFD_SELF, NULL, 1, LIMITS), -EFAULT);
 	EXPECT_EQ(collapse(-1, self->mem, WINDOW, LIMITS), -EBADF);
 }
@@ -601,7 +601,7 @@ TEST_F(policy, limit_of_zero_pages)
 	EXPECT_TRUE(is_limited(self->mem, self->mem + WINDOW));
 }
 
-/* Returns how many pages are swapped out: all were touched, and those are not in memory. */
+/* Returns how many pages are swapped out. All were touched: those not in memory are. */
 static size_t swap_out(char *start, size_t pages)
 {
 	unsigned char there[32];
@@ -742,7 +742,7 @@ static int arm_userfaultfd(char *start, size_t len, uint64_t mode)
 	return fd;
 }
 
-/* With LIMITS or without, and however large the limit: as in 7.3 without. */
+/* The same with LIMITS and without, whatever the limit: as in 7.3 without LIMITS. */
 TEST_F(policy, userfaultfd_keeps_its_holes)
 {
 	static const uint64_t modes[] = {
@@ -791,7 +791,7 @@ static bool trace_allocations(void)
 
 enum { NOTHING, LIGHT, KSWAPD, DIRECT, DIRECT_NORETRY };
 
-/* How the last huge page was allocated, and how many there were. Ends the trace. */
+/* Ends the trace. Returns how the last huge page was allocated, and counts all. */
 static int last_allocation(int *count)
 {
 	int how = NOTHING;
@@ -842,7 +842,7 @@ static const struct {
 	EXPECT_LE(__nr, __most);					\
 } while (0)
 
-/* As a page fault would; with DEFRAG always hard. 7.3: always hard. */
+/* A huge page is allocated as by a page fault. With DEFRAG, and in 7.3: always hard. */
 TEST_F(policy, allocation_as_page_fault)
 {
 	for (size_t mode = 0; mode < NR_DEFRAG; mode++) {
@@ -866,7 +866,7 @@ TEST_F(policy, allocation_as_page_fault)
 	}
 }
 
-/* One VMA that permits it is enough for all, wherever in the request. */
+/* A VMA that permits reclaim, anywhere in the request, permits it for all of the request. */
 TEST_F(policy, allocation_over_vmas_of_range)
 {
 	for (size_t mode = 0; mode < NR_DEFRAG; mode++) {
@@ -1011,7 +1011,7 @@ TEST_F_TIMEOUT(policy, nohugepage_heeded_by_damon, 120)
 	damon_write_string(CONTEXT "operations", "fvaddr");
 	damon_write(CONTEXT "monitoring_attrs/intervals/sample_us", 5000);
 	damon_write(CONTEXT "monitoring_attrs/intervals/aggr_us", 50000);
-	/* As few as may be: a region smaller than a window holds none. */
+	/* As few regions as possible: one that is smaller than a window contains none. */
 	damon_write(CONTEXT "monitoring_attrs/nr_regions/min", 3);
 	damon_write(CONTEXT "targets/nr_targets", 1);
 	damon_write(CONTEXT "targets/0/pid_target", self->target.pid);
@@ -1494,7 +1494,7 @@ TEST_F(policy, target_is_thread)
 		usleep(100);
 	pidfd = sys_pidfd_open(tid, PIDFD_THREAD);
 	ASSERT_GE(pidfd, 0);
-	/* It names no thread group: process_madvise() looks for these. */
+	/* This pidfd is that of a thread, and process_madvise() looks for thread groups. */
 	EXPECT_EQ(collapse(pidfd, self->mem, WINDOW, LIMITS), -ESRCH);
 	close(pidfd);
 	pidfd = sys_pidfd_open(getpid(), PIDFD_THREAD);
@@ -1558,7 +1558,7 @@ static bool half_opted_out_and_ready_to_exec(char *mem)
 	return opt_out_half(mem);
 }
 
-/* Whether a process has another mm than it began with: it ended, or is sleep(1). */
+/* Returns whether a process has left its first mm: it has ended, or is sleep(1). */
 static bool has_left(pid_t pid)
 {
 	char path[64], line[64] = "";
@@ -1919,7 +1919,7 @@ static int model_window(struct model *model, enum kind kind, const struct terms 
 	return 0;
 }
 
-/* In bytes from the first window. */
+/* The range is in bytes from the first window. */
 static int model_range(struct model *model, size_t start, size_t end,
 		       const struct terms *terms)
 {

@@ -49,7 +49,7 @@
 #define HOLE		100
 #define ZERO_PAGE	200
 
-/* How the window is collapsed. */
+/* The way that the window is collapsed. */
 enum way { PROTECT, ISOLATE, REMAP, NR_WAYS };
 
 /* The passes of each way. */
@@ -91,9 +91,9 @@ FIXTURE_VARIANT(collapse_race)
 	bool swapped;
 	/* Not writable, except by force. */
 	bool read_only;
-	/* Only its dirty bit tells of a page that it was written since it was freed lazily. */
+	/* Pages were freed lazily, and written to again: only their dirty bits show that. */
 	bool freed_lazily;
-	/* In so many passes the act does not wait for the collapse, which then fails so. */
+	/* In this many first passes the act does not wait, and the collapse fails with @early. */
 	size_t early_passes;
 	int early;
 	/* The same where sources stay mapped. If it is 0, nothing is expected of later passes. */
@@ -498,7 +498,7 @@ FIXTURE_VARIANT_ADD(collapse_race, soft_offline)
 FIXTURE_VARIANT_ADD(collapse_race, poison)
 {
 	.act = act_poison,
-	/* It is found by the isolation. */
+	/* The isolation finds the bad page. */
 	.early_passes = 3,
 	.early = EINVAL,
 };
@@ -870,7 +870,7 @@ static int collapse_of(int pidfd, char *mem, size_t size)
 	return collapse_of_with(pidfd, mem, size, 0);
 }
 
-/* It ends while its collapse still would be held, and does no more than its batch. */
+/* The process ends although its collapse is to be held, and does no more than its batch. */
 TEST_F_TIMEOUT(collapse_ends, collapser_is_killed, 300)
 {
 	static const size_t at_most[] = { 0, 0, 1, 1, BATCH, BATCH };
@@ -965,7 +965,7 @@ static void target_ends(struct __test_metadata *_metadata, FIXTURE_DATA(collapse
 		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
 		EXPECT_TRUE(wait_held());
 		EXPECT_EQ(write(go[1], "", 1), 1);
-		/* It need not wait for us to be gone. */
+		/* The child need not wait until we are gone. */
 		ASSERT_EQ(waitpid(child, &status, 0), child);
 		EXPECT_EQ(status, 0);
 		hold_after("none");
@@ -1076,7 +1076,7 @@ TEST_F_TIMEOUT(collapse_ends, writer_is_stopped, 120)
 		hold_after(quiet[i]);
 		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_window, self->mem), 0);
 		EXPECT_TRUE(wait_held());
-		/* One more may have been on its way. */
+		/* One more write may have been on its way. */
 		usleep(50000);
 		before = writer.written;
 		usleep(200000);
@@ -1374,7 +1374,7 @@ TEST_F_TIMEOUT(collapse_ends, batch_is_cut_short, 120)
 
 static void replace_window(char *mem)
 {
-	/* Not to be one mapping with that beside it, which has been written to. */
+	/* MAP_NORESERVE keeps it from being merged with the mapping beside it. */
 	mmap(mem, WINDOW, PROT_READ | PROT_WRITE,
 	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
 }
@@ -1462,8 +1462,8 @@ static void unmap_window(char *mem)
 }
 
 /*
- * Both have a page in swap. One has read it, into the swap cache, and locked it: the
- * other waits for it without any lock. Then nothing may be as it was.
+ * Two processes have a page in swap. One has read it into the swap cache, and locked it.
+ * The other waits for the page without any lock. So anything may have changed after that.
  */
 TEST_F_TIMEOUT(collapse_ends, swap_in_waits, 120)
 {
@@ -1639,7 +1639,7 @@ TEST_F_TIMEOUT(collapse_ends, device_keeps_what_is_between, 60)
 {
 	/* The first batch collapses two, the next one may collapse twice as many. */
 	char *between = self->mem + (BATCH + 1) * WINDOW;
-	/* Not the first page: the device gives up the one at the end of a range, too. */
+	/* Not the first page: the device also gives up the page behind the end of a range. */
 	char *kept = between + STRIDE * psize();
 	size_t size = 3 * BATCH * WINDOW;
 	static char data[HPAGE_SIZE / 512];

@@ -123,7 +123,7 @@ static char *address(size_t nr)
 	return mem + nr * psize();
 }
 
-/* So that KSM finds something to merge. */
+/* Some versions have the same content in all pages, so that KSM can merge them. */
 static bool is_alike_in_all(unsigned int version)
 {
 	return version % 4 == 0;
@@ -187,7 +187,7 @@ static void check(size_t nr, const char *who)
 
 static unsigned int next_version(size_t nr)
 {
-	/* So many as word() has room for. */
+	/* word() has room for this many versions. */
 	return pages[nr].version % 0xffffffff + 1;
 }
 
@@ -581,8 +581,8 @@ static void act_poison(struct actor *actor)
 	pthread_mutex_lock(&layout);
 	if (lock_page(nr)) {
 		/*
-		 * For a page of its own. A huge one might be on its way to be freed
-		 * when this one turns bad, see split_off().
+		 * Makes it a small page. A huge page might be on its way to be freed
+		 * when this page turns bad, see split_off().
 		 */
 		madvise(address(nr), psize(), MADV_DONTNEED);
 		pfn = write_unique(nr);
@@ -676,7 +676,7 @@ static bool move_aside_and_back(int uffd, size_t nr, char *aside)
 	if (!move_page(uffd, aside, address(nr)))
 		return false;
 	check_at(aside, nr, "moved aside");
-	/* It does not move if it is shared by now, or pinned, or on its way elsewhere. */
+	/* A page that is shared by now, pinned, or being migrated is not moved. */
 	while (!move_page(uffd, address(nr), aside) && !copy_to_missing(uffd, nr, aside))
 		sched_yield();
 	return true;
@@ -771,7 +771,7 @@ static void end_child(struct actor *actor, bool out_of_memory)
 	pid_t child;
 	int pidfd;
 
-	/* So that the child finds no page that it may not write. */
+	/* The child must find no page that it may not write to. */
 	pthread_mutex_lock(&layout);
 	child = fork();
 	pthread_mutex_unlock(&layout);
@@ -954,7 +954,7 @@ FIXTURE_TEARDOWN(collapse_stress)
 {
 	write_to(KSM "run", "2");
 	write_to(KSM "run", "0");
-	/* It may have been ended while it was off. */
+	/* The test may have ended while the swap device was off. */
 	if (*swap_device)
 		swapon(swap_device, 0);
 	rmdir(SMALL_CGROUP);

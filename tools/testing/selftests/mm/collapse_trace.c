@@ -224,7 +224,7 @@ TEST_F_TIMEOUT(collapse_trace, of_another_process, 300)
 	waitpid(child, NULL, 0);
 }
 
-/* So many huge pages of a file before the end of a PMD table, and after it. */
+/* The number of huge pages of a file before the end of a PMD table, and after it. */
 #define BESIDE_END	2
 #define FILE_SIZE	(2 * BESIDE_END * WINDOW)
 

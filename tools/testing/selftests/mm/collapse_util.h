@@ -38,7 +38,7 @@ static inline char *reserve(size_t windows)
 	return area == MAP_FAILED ? NULL : (char *)(((uintptr_t)area + WINDOW) & ~(WINDOW - 1));
 }
 
-/* How many pages of a range pagemap knows as such: PAGE_IS_*. */
+/* Returns how many pages of a range pagemap has in category PAGE_IS_*. */
 static inline size_t count_pages(const char *start, size_t size, uint64_t category)
 {
 	struct page_region regions[64];
@@ -70,13 +70,13 @@ static inline bool is_huge(const char *window)
 	return count_pages(window, WINDOW, PAGE_IS_HUGE) == PAGES;
 }
 
-/* Has collapses stop after a pass, or go on again after "none". */
+/* Selects the pass after which collapses stop. "none" lets them go on. */
 #define COLLAPSE_HOLD	"/sys/kernel/debug/thp_collapse/hold"
 /* Selects the engine for collapses that begin from now on: "c" or "rust". */
 #define ENGINE		"/sys/kernel/debug/thp_collapse/engine"
 /* Selects whether sources stay mapped until the switch, in VMAs where they may. */
 #define WAY		"/sys/kernel/debug/thp_collapse/way"
-/* The number of the copy, or of the count of references, that fails from now on. */
+/* The number, from now on, of the copy or of the count of references that fails. */
 #define BAD_COPY	"/sys/kernel/debug/thp_collapse/bad_copy"
 #define BAD_COUNT	"/sys/kernel/debug/thp_collapse/bad_count"
 
@@ -103,7 +103,7 @@ static inline int nr_held(void)
 
 #define WAIT_MS		20000
 
-/* Whether it came true in time. */
+/* Returns whether the condition became true in time. */
 #define wait_until(condition)						\
 ({									\
 	int ms_left = WAIT_MS;						\
@@ -270,7 +270,7 @@ static inline int use_by_device(int device, unsigned long request, char *start, 
 	return ioctl(device, request, &cmd) ? -1 : (int)cmd.faults;
 }
 
-/* Has a pipe refer to a page, which is not to pin it. Returns its other end, or -1. */
+/* Makes a pipe refer to a page without pinning it. Returns its other end, or -1. */
 static inline int refer_by_pipe(char *page)
 {
 	struct iovec data = { page, psize() };
