@@ -72,7 +72,7 @@ def jump_tables(text: str) -> dict[tuple[str, int], int]:
 def switch_targets(
     jump: Instruction, tables: dict[tuple[str, int], int], index: dict[int, int]
 ) -> list[int]:
-    """Returns the targets of a jump through a table. Entries of the next table may be among them."""
+    """Returns the targets of a jump by a table. Entries of the next table may be among them."""
     match = re.match(
         r"(\.[.\w]+)\+0x([0-9a-f]+)$", jump.relocations[0] if jump.relocations else ""
     )
