@@ -65,7 +65,7 @@ selftests() {
 # in_guest LABEL KERNEL COMMAND: the result lines that COMMAND prints in a guest.
 in_guest() {
 	local status=0 output
-	output=$("$ROOT/scripts/boot.sh" -t 600 -l "$1" "$2" "$3") || status=$?
+	output=$("$ROOT/scripts/boot.sh" -t 900 -l "$1" "$2" "$3") || status=$?
 	grep -v '^\(pass\|fail\) ' <<<"$output" >&2 || true
 	grep '^\(pass\|fail\) ' <<<"$output" | sed "s/ / $2: /" || true
 	return $status
