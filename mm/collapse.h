@@ -51,11 +51,11 @@ enum scan_result {
 enum collapse_pass {
 	COLLAPSE_PASS_NONE,
 	COLLAPSE_PASS_SCAN,
-	COLLAPSE_PASS_PROVIDE,
+	COLLAPSE_PASS_PREALLOC,
 	COLLAPSE_PASS_FAULT_IN,
 	COLLAPSE_PASS_REMAP,
 	COLLAPSE_PASS_PROTECT,
-	COLLAPSE_PASS_ISOLATE,
+	COLLAPSE_PASS_UNMAP,
 	COLLAPSE_PASS_COPY,
 	COLLAPSE_PASS_SWITCH,
 };
@@ -134,7 +134,7 @@ void collapse_debug_hold(enum collapse_pass pass);
 extern struct collapse_faults collapse_faults;
 bool collapse_debug_fail_copy(void);
 bool collapse_debug_fail_count(void);
-bool collapse_debug_isolates_all(void);
+bool collapse_debug_unmaps_all(void);
 unsigned int collapse_debug_per_switch(void);
 void collapse_debug_count_work(unsigned int recopied, unsigned int rounds,
 			       unsigned int old_way, unsigned int remapped);

@@ -19,7 +19,6 @@ use crate::{
         hold_after,
         Pass, //
     },
-    isolate::Isolated,
     outcome::Refusal,
     policy::Limits,
     prealloc::{
@@ -51,6 +50,7 @@ use crate::{
         RECOPY_MAX, //
     },
     trace,
+    unmap::Unmapped,
     window::{
         Room,
         Verdict,
@@ -91,7 +91,7 @@ pub(crate) struct Done {
 }
 
 /// Takes windows of one PMD table through all passes. The first of them lies in `vma`. Either all
-/// or none of those that are to be copied are to be isolated.
+/// or none of those that are to be copied are to be unmapped.
 ///
 /// # Errors
 ///
@@ -108,7 +108,7 @@ pub(crate) fn run<'mm>(
     let Provided { pages, wholes } = windows;
     let start = pages.iter().map(|window| window.window.addr).min();
     let last = pages.iter().map(|window| window.window.addr).max();
-    let isolate = pages.iter().any(|window| window.window.way == Way::Isolate);
+    let unmap = pages.iter().any(|window| window.window.way == Way::Unmap);
     let mut batch = Batch {
         pool,
         vma,
@@ -124,9 +124,9 @@ pub(crate) fn run<'mm>(
     if let Some(pages) = some_of(pages) {
         // What was faulted in, or mapped lately by this CPU, is referenced by its LRU caches.
         folio::lru_add_drain();
-        match Pinnable::of(vma).filter(|_| !isolate && !entry::isolates_all()) {
+        match Pinnable::of(vma).filter(|_| !unmap && !entry::unmaps_all()) {
             Some(pinnable) => batch.collapse_mapped(&pinnable, pages)?,
-            None => batch.collapse_isolated(pages)?,
+            None => batch.collapse_unmapped(pages)?,
         }
     }
 
@@ -211,15 +211,15 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
     }
 
     /// Collapses windows whose sources have migration entries in their place from the beginning.
-    fn collapse_isolated(&mut self, windows: KVec<Prepared<'mm>>) -> Result<(), AllocError> {
+    fn collapse_unmapped(&mut self, windows: KVec<Prepared<'mm>>) -> Result<(), AllocError> {
         let nr = windows.len();
         let (room, copied) = (Room::new(nr)?, Room::new(nr)?);
         let switching = SwitchRooms::new(nr)?;
 
         self.held.sources_begin();
-        if let Some(isolated) = self.isolate(windows, room) {
-            hold_after(Pass::Isolate);
-            let copied = self.copy(isolated, copied);
+        if let Some(unmapped) = self.unmap(windows, room) {
+            hold_after(Pass::Unmap);
+            let copied = self.copy(unmapped, copied);
 
             hold_after(Pass::Copy);
             let switched = self.switch(copied.into_inner(), switching);
@@ -231,7 +231,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         Ok(())
     }
 
-    fn leave(&mut self, window: Prepared<'mm>, verdict: Verdict) {
+    fn finish(&mut self, window: Prepared<'mm>, verdict: Verdict) {
         self.done.put((window.window, verdict));
         self.pool.keep(window.prealloc);
     }
@@ -242,7 +242,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         match self.pmd_slot(window.window) {
             Ok(slot) => Some((slot, window)),
             Err(verdict) => {
-                self.leave(window, verdict);
+                self.finish(window, verdict);
                 None
             }
         }
@@ -315,7 +315,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
             cause => Verdict::Refused(cause.refusal()),
         };
 
-        self.leave(window, verdict);
+        self.finish(window, verdict);
     }
 
     /// Locks, pins and write-protects the sources. Returns [`None`] when no window has got that
@@ -348,7 +348,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         self.protect_window(&mut protected, first);
         for window in windows {
             self.contended = self.contended || self.vma.is_contended();
-            let earlier = |folio| protected.have_recurring(folio);
+            let earlier = |folio| protected.have_multi(folio);
 
             if let Some(judged) = self.judge(pinnable, window, earlier) {
                 self.protect_window(&mut protected, judged);
@@ -381,21 +381,21 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         judged: Judged<'v, 'mm>,
     ) {
         if let Err((window, refusal)) = protected.protect(judged) {
-            self.leave(window, Verdict::Refused(refusal));
+            self.finish(window, Verdict::Refused(refusal));
         }
     }
 
     /// Replaces the sources by migration entries. Returns [`None`] when no window has got that far.
-    fn isolate(
+    fn unmap(
         &mut self,
         windows: KVec<Prepared<'mm>>,
-        room: Room<Held<'mm, Isolated<'v>>>,
-    ) -> Option<KVec<Held<'mm, Isolated<'v>>>> {
+        room: Room<Held<'mm, Unmapped<'v>>>,
+    ) -> Option<KVec<Held<'mm, Unmapped<'v>>>> {
         // As for `protect()`.
         let invalidate = InvalidateRange::clear(self.vma, self.start, self.end);
         pin_init::stack_pin_init!(let _range = invalidate);
         let owed = OwedFlush::begin(self.vma, self.start, self.end);
-        let mut isolated = Unflushed::new(owed.touch(), room);
+        let mut unmapped = Unflushed::new(owed.touch(), room);
 
         for (i, window) in windows.into_iter().enumerate() {
             self.contended = self.contended || (i > 0 && self.vma.is_contended());
@@ -403,14 +403,14 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
                 continue;
             };
 
-            if let Err((window, cause)) = isolated.isolate(slot, window, &self.limits) {
-                self.not_taken(window, cause, |folio| isolated.have_recurring(folio));
+            if let Err((window, cause)) = unmapped.unmap(slot, window, &self.limits) {
+                self.not_taken(window, cause, |folio| unmapped.have_multi(folio));
             } else {
                 self.held.old_way += 1;
             }
         }
 
-        some_of(isolated.flush())
+        some_of(unmapped.flush())
     }
 
     /// Copies the sources. The first window is always copied, so each batch makes progress.
@@ -423,7 +423,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
 
         for window in windows {
             if stop {
-                self.leave(window.give_back(), Verdict::Deferred);
+                self.finish(window.give_back(), Verdict::Deferred);
                 continue;
             }
             match window.copy() {
@@ -432,7 +432,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
                     self.contended |= window.sources.are_waited_for();
                     copied.put(window);
                 }
-                Err((window, refusal)) => self.leave(window, Verdict::Refused(refusal)),
+                Err((window, refusal)) => self.finish(window, Verdict::Refused(refusal)),
             }
             cond_resched();
             self.contended = self.contended || self.vma.is_contended();
@@ -505,19 +505,19 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
     /// come in between for the second time: that is a reference for a moment, or a write to a page
     /// that is not exclusive, which replaces the page as long as we pin it.
     fn not_switched(&mut self, mut window: Prepared<'mm>, cause: NotSwitched) {
-        let again = window.window.retries > 0 && window.window.way != Way::Isolate;
+        let again = window.window.retries > 0 && window.window.way != Way::Unmap;
         let verdict = match cause {
             NotSwitched::Refused(Refusal::Raced | Refusal::Referenced) if !again => {
                 Verdict::Refused(Refusal::Raced)
             }
             NotSwitched::Refused(Refusal::Raced | Refusal::Referenced) | NotSwitched::Written => {
-                window.window.way = Way::Isolate;
+                window.window.way = Way::Unmap;
                 Verdict::Deferred
             }
             NotSwitched::Refused(refusal) => Verdict::Refused(refusal),
         };
 
-        self.leave(window, verdict);
+        self.finish(window, verdict);
     }
 
     /// Puts the huge pages in the place of the tables, a few at a time.

@@ -26,7 +26,7 @@
 //! | [`switch`]  | and PMD lock, PTL       | hides tables, copies what was written, maps folios   |
 //! | [`release`] | VMA stable, folio locks | drops rmaps, locks and references of the sources     |
 //!
-//! Some windows go the old way, in which [`isolate`] replaces the sources by migration entries in
+//! Some windows go the old way, in which [`unmap`] replaces the sources by migration entries in
 //! the place of [`protect`].
 //!
 //! [`batch`] strings the passes together, [`request`] walks the range, and [`entry`] is where C
@@ -45,7 +45,6 @@ mod control;
 mod copy;
 mod entry;
 mod fault_in;
-mod isolate;
 mod node;
 mod outcome;
 mod policy;
@@ -59,6 +58,7 @@ mod scan;
 mod sources;
 mod switch;
 mod trace;
+mod unmap;
 mod window;
 
 module! {

@@ -62,9 +62,9 @@ pub(crate) struct Control<'mm> {
     ranges: Ranges<'mm>,
     /// How a page fault would allocate in the VMA at hand.
     fault_gfp: Flags,
-    /// What [`policy::boldest_gfp`] told. It is asked when it first matters: a request whose memory
-    /// is huge already does not pay for it.
-    boldest_gfp: Option<Option<Flags>>,
+    /// What [`policy::most_permissive_gfp`] told. It is asked when it first matters: a request
+    /// whose memory is huge already does not pay for it.
+    most_permissive_gfp: Option<Option<Flags>>,
     pub(crate) pool: Pool<'mm>,
     /// Whether all CPUs were asked to drain theirs, since this request last read from swap.
     pub(crate) drained: bool,
@@ -83,7 +83,7 @@ impl<'mm> Control<'mm> {
             policy,
             ranges,
             fault_gfp: thp::GFP_TRANSHUGE_LIGHT,
-            boldest_gfp: None,
+            most_permissive_gfp: None,
             pool: Pool::new(),
             drained: false,
             batch: BATCH_FIRST,
@@ -177,18 +177,18 @@ impl<'mm> Control<'mm> {
             mm,
             policy,
             ranges,
-            boldest_gfp,
+            most_permissive_gfp,
             ..
         } = self;
 
         policy
             .gfp(self.fault_gfp, || {
-                if let Some(gfp) = *boldest_gfp {
+                if let Some(gfp) = *most_permissive_gfp {
                     return Ok(gfp);
                 }
-                let gfp = policy::boldest_gfp(mm, policy.stability, *ranges)?;
+                let gfp = policy::most_permissive_gfp(mm, policy.lock_mode, *ranges)?;
 
-                *boldest_gfp = Some(gfp);
+                *most_permissive_gfp = Some(gfp);
                 Ok(gfp)
             })
             .map_err(|_| Refusal::Killed)

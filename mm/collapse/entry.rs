@@ -173,11 +173,11 @@ pub(crate) fn collapse_file_window(
 #[derive(Clone, Copy)]
 pub(crate) enum Pass {
     Scan,
-    Provide,
+    Prealloc,
     FaultIn,
     Remap,
     Protect,
-    Isolate,
+    Unmap,
     Copy,
     Switch,
 }
@@ -189,11 +189,11 @@ pub(crate) fn hold_after(pass: Pass) {
     {
         let pass = match pass {
             Pass::Scan => bindings::collapse_pass_COLLAPSE_PASS_SCAN,
-            Pass::Provide => bindings::collapse_pass_COLLAPSE_PASS_PROVIDE,
+            Pass::Prealloc => bindings::collapse_pass_COLLAPSE_PASS_PREALLOC,
             Pass::FaultIn => bindings::collapse_pass_COLLAPSE_PASS_FAULT_IN,
             Pass::Remap => bindings::collapse_pass_COLLAPSE_PASS_REMAP,
             Pass::Protect => bindings::collapse_pass_COLLAPSE_PASS_PROTECT,
-            Pass::Isolate => bindings::collapse_pass_COLLAPSE_PASS_ISOLATE,
+            Pass::Unmap => bindings::collapse_pass_COLLAPSE_PASS_UNMAP,
             Pass::Copy => bindings::collapse_pass_COLLAPSE_PASS_COPY,
             Pass::Switch => bindings::collapse_pass_COLLAPSE_PASS_SWITCH,
         };
@@ -237,12 +237,12 @@ pub(crate) fn fail_count() -> bool {
     false
 }
 
-/// Whether a test wants all windows to be isolated.
-pub(crate) fn isolates_all() -> bool {
+/// Whether a test wants all windows to be unmapped.
+pub(crate) fn unmaps_all() -> bool {
     #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
     {
         // SAFETY: It looks at a variable of its own.
-        unsafe { bindings::collapse_debug_isolates_all() }
+        unsafe { bindings::collapse_debug_unmaps_all() }
     }
     #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
     false

@@ -38,7 +38,7 @@ pub(crate) fn revalidate<'mm>(
         return Err(Refusal::Killed);
     }
     let vma = mm
-        .find_stable_vma(addr, policy.stability)
+        .find_stable_vma(addr, policy.lock_mode)
         .map_err(|_| Refusal::Killed)?
         .ok_or(Refusal::Gone)?;
 

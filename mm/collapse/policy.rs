@@ -22,7 +22,7 @@ use kernel::{
     mm::{
         internal::{
             pgtable::PTRS_PER_PTE,
-            stable::Stability,
+            stable::VmaLockMode,
             thp, //
         },
         virt::VmaRef,
@@ -84,7 +84,7 @@ pub(crate) struct Policy {
     /// Whether MADV_NOHUGEPAGE is heeded.
     pub(crate) heed_nohugepage: bool,
     /// What keeps VMAs stable.
-    pub(crate) stability: Stability,
+    pub(crate) lock_mode: VmaLockMode,
 }
 
 impl Policy {
@@ -110,9 +110,9 @@ impl Policy {
                 Caller::Other { admin } => !admin,
                 Caller::Kernel => true,
             },
-            stability: match caller {
-                Caller::Owner => Stability::Vma,
-                Caller::Other { .. } | Caller::Kernel => Stability::Mmap,
+            lock_mode: match caller {
+                Caller::Owner => VmaLockMode::Vma,
+                Caller::Other { .. } | Caller::Kernel => VmaLockMode::Mmap,
             },
         })
     }
@@ -135,11 +135,11 @@ impl Policy {
 
     /// How to allocate for a window, when a page fault there would with `fault`: like that. But
     /// when that may not reclaim and compact, and a fault in any VMA of the request may, so may
-    /// this: `boldest` tells how, and is asked in no other case.
+    /// this: `most_permissive` tells how, and is asked in no other case.
     pub(crate) fn gfp(
         &self,
         fault: Flags,
-        boldest: impl FnOnce() -> Result<Option<Flags>>,
+        most_permissive: impl FnOnce() -> Result<Option<Flags>>,
     ) -> Result<Flags> {
         if self.defrag {
             return Ok(thp::GFP_TRANSHUGE);
@@ -147,7 +147,7 @@ impl Policy {
         if thp::may_reclaim(fault) {
             return Ok(fault);
         }
-        Ok(boldest()?.unwrap_or(fault))
+        Ok(most_permissive()?.unwrap_or(fault))
     }
 }
 
@@ -161,9 +161,9 @@ impl Policy {
 /// # Context
 ///
 /// May sleep.
-pub(crate) fn boldest_gfp(
+pub(crate) fn most_permissive_gfp(
     mm: &MmWithUser,
-    stability: Stability,
+    lock_mode: VmaLockMode,
     ranges: Ranges<'_>,
 ) -> Result<Option<Flags>> {
     for segment in ranges.segments() {
@@ -180,7 +180,7 @@ pub(crate) fn boldest_gfp(
                 return Err(EINTR);
             }
             cond_resched();
-            let Some(vma) = mm.find_stable_vma(addr, stability)? else {
+            let Some(vma) = mm.find_stable_vma(addr, lock_mode)? else {
                 break;
             };
             if vma.start() >= range.end {
@@ -298,8 +298,12 @@ mod tests {
             let own = caller == Caller::Owner;
 
             assert_eq!(
-                policy.stability,
-                if own { Stability::Vma } else { Stability::Mmap }
+                policy.lock_mode,
+                if own {
+                    VmaLockMode::Vma
+                } else {
+                    VmaLockMode::Mmap
+                }
             );
         });
     }
@@ -333,13 +337,13 @@ mod tests {
         }
     }
 
-    /// What `boldest_gfp()` tells of a request with two VMAs.
-    fn boldest(faults: [Flags; 2]) -> Option<Flags> {
+    /// What `most_permissive_gfp()` tells of a request with two VMAs.
+    fn most_permissive(faults: [Flags; 2]) -> Option<Flags> {
         faults.into_iter().find(|gfp| thp::may_reclaim(*gfp))
     }
 
     #[test]
-    fn allocation_is_that_of_the_boldest_fault() {
+    fn allocation_is_that_of_the_most_permissive_fault() {
         let modes = [
             Defrag::Always,
             Defrag::Defer,
@@ -359,7 +363,7 @@ mod tests {
                     let mut walked = false;
                     let gfp = policy.gfp(own, || {
                         walked = true;
-                        Ok(boldest([own, other]))
+                        Ok(most_permissive([own, other]))
                     });
                     let gated = matches!(mode, Defrag::DeferMadvise | Defrag::Madvise);
                     let expected = match (asked.defrag, advised || !gated, other_advised) {

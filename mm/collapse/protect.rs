@@ -133,8 +133,8 @@ impl<'v> Sources<'v> for Pinned<'v> {
     }
 
     #[inline(always)]
-    fn change(left: Pte, now: Pte) -> Change {
-        now.change_since(left)
+    fn change(installed: Pte, now: Pte) -> Change {
+        now.change_since(installed)
     }
 
     fn count(&self) -> Result<(), Refusal> {
@@ -164,18 +164,23 @@ fn unpin_unlock(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
     unsafe { snapshot.folios.count_pins(false) };
 
     if let Some(mut table) = slot.lock_table() {
-        let Snapshot { ptes, left, folios } = snapshot;
+        let Snapshot {
+            ptes,
+            installed,
+            folios,
+        } = snapshot;
 
         // From here on, what is left in a slot tells whether it maps its source.
-        for ((slot, source), left) in table.slots().zip(ptes.iter()).zip(left.iter_mut()) {
+        for ((slot, source), installed) in table.slots().zip(ptes.iter()).zip(installed.iter_mut())
+        {
             let now = slot.read();
             let mapped = !source.is_none() && now.is_present() && now.pfn() == source.pfn();
 
-            *left = if mapped { now } else { Pte::NONE };
+            *installed = if mapped { now } else { Pte::NONE };
         }
         let mut slots = ptes
             .iter()
-            .zip(left.iter())
+            .zip(installed.iter())
             .filter(|(source, _)| !source.is_none());
         // SAFETY: The folio is pinned: those of earlier slots may be not, but are passed.
         let folio_of = |source: Pte| unsafe { source_page(source) }.folio().as_non_null();
@@ -184,7 +189,7 @@ fn unpin_unlock(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
         folios.retain_small(|ptr| {
             let mapped = slots
                 .find(|(source, _)| folio_of(**source) == ptr)
-                .is_some_and(|(_, left)| !left.is_none());
+                .is_some_and(|(_, installed)| !installed.is_none());
 
             if mapped {
                 // SAFETY: The mapping keeps the folio, whose lock and pin are ours.
@@ -192,12 +197,12 @@ fn unpin_unlock(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
             }
             !mapped
         });
-        folios.retain_recurring(|ptr| {
+        folios.retain_multi(|ptr| {
             // All folios that are still mapped are kept by that.
             let mapped = ptes
                 .iter()
-                .zip(left.iter())
-                .any(|(source, left)| !left.is_none() && folio_of(*source) == ptr);
+                .zip(installed.iter())
+                .any(|(source, installed)| !installed.is_none() && folio_of(*source) == ptr);
 
             if mapped {
                 // SAFETY: As above.
@@ -208,7 +213,7 @@ fn unpin_unlock(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
     }
 
     let folios = &mut snapshot.folios;
-    for folio in folios.recurring() {
+    for folio in folios.multi() {
         // SAFETY: The folio is pinned, and we locked it once.
         let lock = unsafe { FolioLock::adopt(Folio::from_raw(folio)) };
 
@@ -217,7 +222,7 @@ fn unpin_unlock(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
         }
     }
     let mut batch: Option<PutBatch> = None;
-    for folio in folios.recurring() {
+    for folio in folios.multi() {
         // SAFETY: The pin is ours, and the folio was unlocked.
         unsafe { batch.get_or_insert_with(PutBatch::new).unpin(folio) };
     }
@@ -337,11 +342,11 @@ impl<'v, W> Unflushed<'v, Room<W>> {
 
 /// Windows whose sources are locked.
 impl<'v, 'mm, S: Sources<'v>> Unflushed<'v, Room<Held<'mm, S>>> {
-    /// Whether a recurring folio is locked for one of them.
-    pub(crate) fn have_recurring(&self, folio: FolioPtr) -> bool {
+    /// Returns whether a folio that several PTEs may map is locked for one of them.
+    pub(crate) fn have_multi(&self, folio: FolioPtr) -> bool {
         self.windows
             .iter()
-            .any(|window| window.sources.has_recurring(folio))
+            .any(|window| window.sources.has_multi(folio))
     }
 }
 
@@ -377,17 +382,21 @@ fn protect_sources(
     snapshot: &mut Snapshot,
     owed: &OwedFlush<'_, Touched>,
 ) -> Result<(), Refusal> {
-    let Snapshot { ptes, left, folios } = snapshot;
+    let Snapshot {
+        ptes,
+        installed,
+        folios,
+    } = snapshot;
 
     for mut slot in table.slots() {
         slot.write_protect(owed);
     }
     // Pairs with GUP-fast, which takes a reference and then reads the PTE again.
     smp_mb(Full);
-    for ((slot, source), left) in table.slots().zip(ptes).zip(left) {
+    for ((slot, source), installed) in table.slots().zip(ptes).zip(installed) {
         if !source.is_none() {
             // Until it was read-only, hardware may have set the dirty bit.
-            *left = slot.read();
+            *installed = slot.read();
         }
     }
     check_refs::<1>(folios)
@@ -420,11 +429,13 @@ fn protect_written(
     owed: &OwedFlush<'_, Touched>,
 ) -> Result<SlotSet, Refusal> {
     let mut table = sources.slot.lock_table().ok_or(Refusal::Raced)?;
-    let Snapshot { left, folios, .. } = &mut *sources.guard.1;
+    let Snapshot {
+        installed, folios, ..
+    } = &mut *sources.guard.1;
     let mut written = SlotSet::default();
 
-    for (nr, (mut slot, left)) in table.slots().zip(left.iter()).enumerate() {
-        match slot.read().change_since(*left) {
+    for (nr, (mut slot, installed)) in table.slots().zip(installed.iter()).enumerate() {
+        match slot.read().change_since(*installed) {
             Change::Same => {}
             Change::Written => {
                 slot.write_protect(owed);
@@ -435,9 +446,9 @@ fn protect_written(
     }
     // As in `protect_sources()`.
     smp_mb(Full);
-    for (nr, (slot, left)) in table.slots().zip(left).enumerate() {
+    for (nr, (slot, installed)) in table.slots().zip(installed).enumerate() {
         if written.contains(nr) {
-            *left = slot.read();
+            *installed = slot.read();
         }
     }
     check_refs::<1>(folios)?;
@@ -469,8 +480,8 @@ impl<'v> Pinned<'v> {
         let mut table = self.slot.lock_table().ok_or(Refusal::Raced)?;
         let mut written = 0;
 
-        for (slot, left) in table.slots().zip(&self.guard.1.left) {
-            match slot.read().change_since(*left) {
+        for (slot, installed) in table.slots().zip(&self.guard.1.installed) {
+            match slot.read().change_since(*installed) {
                 Change::Same => {}
                 Change::Written => written += 1,
                 Change::Other => return Err(Refusal::Raced),

@@ -7,7 +7,7 @@ use kernel::{
     mm::{
         internal::stable::{
             self,
-            Stability, //
+            VmaLockMode, //
         },
         MmWithUser, //
     },
@@ -59,16 +59,16 @@ fn looked_at(segments: &[Segment]) -> impl Iterator<Item = Segment> + '_ {
 #[derive(Clone, Copy)]
 pub(crate) struct Ranges<'a> {
     mm: &'a MmWithUser,
-    stability: Stability,
+    lock_mode: VmaLockMode,
     segments: &'a [Segment],
 }
 
 impl<'a> Ranges<'a> {
-    /// The ranges that `segments` describe. With [`Stability::Vma`] they are of the caller's mm.
-    pub(crate) fn new(mm: &'a MmWithUser, stability: Stability, segments: &'a [Segment]) -> Self {
+    /// The ranges that `segments` describe. With [`VmaLockMode::Vma`] they are of the caller's mm.
+    pub(crate) fn new(mm: &'a MmWithUser, lock_mode: VmaLockMode, segments: &'a [Segment]) -> Self {
         Self {
             mm,
-            stability,
+            lock_mode,
             segments,
         }
     }
@@ -85,9 +85,9 @@ impl<'a> Ranges<'a> {
     /// `EINVAL` when the segment cannot be served, `EINTR` when a fatal signal came.
     pub(crate) fn pages(&self, segment: Segment) -> Result<Range<usize>> {
         let pages = segment.pages()?;
-        let start = match self.stability {
-            Stability::Vma => stable::untagged_addr(pages.start),
-            Stability::Mmap => self
+        let start = match self.lock_mode {
+            VmaLockMode::Vma => stable::untagged_addr(pages.start),
+            VmaLockMode::Mmap => self
                 .mm
                 .mmap_read_lock_killable()?
                 .untagged_addr(pages.start),

@@ -66,8 +66,8 @@ use kernel::{
                 PUD_SIZE, //
             },
             stable::{
-                Stability,
                 StableVma, //
+                VmaLockMode,
             },
         },
         virt::VmaRef,
@@ -99,7 +99,7 @@ struct Request<'mm> {
 /// As process_madvise() does, this ends with the first range that was not wholly served, and tells
 /// why only when that is also the first of all.
 pub(crate) fn collapse(mm: &MmWithUser, policy: Policy, segments: &[Segment]) -> Result<usize> {
-    let ranges = Ranges::new(mm, policy.stability, segments);
+    let ranges = Ranges::new(mm, policy.lock_mode, segments);
     let mut request = Request {
         control: Control::new(mm, policy, ranges),
         outcome: Outcome::default(),
@@ -152,14 +152,15 @@ impl<'mm> Request<'mm> {
             if current!().fatal_signal_pending() {
                 return self.note(Refusal::Killed);
             }
-            if self.control.policy.stability == Stability::Mmap && self.control.mm.is_abandoned() {
+            if self.control.policy.lock_mode == VmaLockMode::Mmap && self.control.mm.is_abandoned()
+            {
                 return self.note(Refusal::Gone);
             }
             cond_resched();
             let vma = match self
                 .control
                 .mm
-                .find_stable_vma(addr, self.control.policy.stability)
+                .find_stable_vma(addr, self.control.policy.lock_mode)
             {
                 Ok(Some(vma)) => vma,
                 Ok(None) => return self.outcome.note_gap(),
@@ -284,7 +285,7 @@ impl<'mm> Request<'mm> {
 
         for (nr, window) in again.into_iter().enumerate() {
             let follows = first.is_some_and(|first| {
-                (first.way == Way::Isolate) == (window.way == Way::Isolate)
+                (first.way == Way::Unmap) == (window.way == Way::Unmap)
                     && window.addr == first.addr.saturating_add(nr * PMD_SIZE)
                     && nr < self.control.batch
             });
@@ -421,7 +422,7 @@ impl<'mm> Request<'mm> {
             return;
         };
 
-        hold_after(Pass::Provide);
+        hold_after(Pass::Prealloc);
         let Some((vma, held)) = self.settle(&mut windows, absent) else {
             return;
         };

@@ -22,11 +22,11 @@ use kernel::{
                 PageRef, //
             },
             pgtable::{
-                Entry,
-                Leaf,
                 PmdKind,
                 Pte,
+                PteKind,
                 PteTableGuard, //
+                Softleaf,
             },
             stat::{
                 self,
@@ -86,14 +86,14 @@ pub(crate) fn judge_page(pte: Pte, page: PageRef<'_>, folio: &Folio) -> Result<(
 }
 
 /// What a non-present entry means for its window: whether it can be faulted in.
-pub(crate) fn judge_leaf(pte: Pte, leaf: Leaf) -> Result<(), Refusal> {
+pub(crate) fn judge_softleaf(pte: Pte, leaf: Softleaf) -> Result<(), Refusal> {
     match leaf {
-        Leaf::Swap | Leaf::Migration if pte.is_swp_uffd_any() => Err(Refusal::Uffd),
-        Leaf::Swap | Leaf::Migration => Ok(()),
-        Leaf::Device => Err(Refusal::Foreign),
-        Leaf::HwPoison => Err(Refusal::Poisoned),
-        Leaf::Marker if pte.is_swp_uffd_any() => Err(Refusal::Uffd),
-        Leaf::Marker => Err(Refusal::Marker),
+        Softleaf::Swap | Softleaf::Migration if pte.is_swp_uffd_any() => Err(Refusal::Uffd),
+        Softleaf::Swap | Softleaf::Migration => Ok(()),
+        Softleaf::Device => Err(Refusal::Foreign),
+        Softleaf::HwPoison => Err(Refusal::Poisoned),
+        Softleaf::Marker if pte.is_swp_uffd_any() => Err(Refusal::Uffd),
+        Softleaf::Marker => Err(Refusal::Marker),
     }
 }
 
@@ -147,14 +147,14 @@ fn scan_window(
         return Ok(Found::Candidate(Candidate::Whole));
     }
     for slot in table.slots() {
-        match slot.look() {
-            Entry::None => counts.holes += 1,
-            Entry::Zero => counts.zeroes += 1,
-            Entry::Special => return Err(Refusal::Foreign),
-            Entry::Leaf(pte, leaf) => {
-                judge_leaf(pte, leaf)?;
+        match slot.classify() {
+            PteKind::None => counts.holes += 1,
+            PteKind::Zero => counts.zeroes += 1,
+            PteKind::Special => return Err(Refusal::Foreign),
+            PteKind::Softleaf(pte, leaf) => {
+                judge_softleaf(pte, leaf)?;
                 // A page that is being moved is not swapped out, and will be back in a moment.
-                if leaf == Leaf::Migration {
+                if leaf == Softleaf::Migration {
                     absent.moving += 1;
                     continue;
                 }
@@ -164,7 +164,7 @@ fn scan_window(
                     return Err(Refusal::TooManySwapped);
                 }
             }
-            Entry::Page(pte, page) => {
+            PteKind::Page(pte, page) => {
                 let folio = page.folio();
 
                 judge_page(pte, page, folio)?;

@@ -11,8 +11,8 @@ use crate::{
         Prepared, //
     },
     scan::{
-        judge_leaf,
         judge_page, //
+        judge_softleaf,
     },
     window::Window, //
 };
@@ -32,9 +32,9 @@ use kernel::{
         },
         pgtable::{
             Change,
-            Entry,
             PmdSlot,
             Pte,
+            PteKind,
             PteSlot,
             PteTable,
             PTRS_PER_PTE, //
@@ -54,7 +54,7 @@ pub(crate) struct Snapshot {
     pub(crate) ptes: [Pte; PTRS_PER_PTE],
     /// What was left in each slot: a read-only PTE or a migration entry for a source, and what
     /// there was for holes and zero pages.
-    pub(crate) left: [Pte; PTRS_PER_PTE],
+    pub(crate) installed: [Pte; PTRS_PER_PTE],
     /// The folios of the sources.
     pub(crate) folios: MappedFolios,
 }
@@ -183,26 +183,30 @@ fn lock_slots<'t, const PINS: c_int>(
     counts: &mut PteCounts,
     filled: &mut usize,
 ) -> Result<(), NotTaken> {
-    let Snapshot { ptes, left, folios } = snapshot;
+    let Snapshot {
+        ptes,
+        installed,
+        folios,
+    } = snapshot;
     let mut latest: Option<FolioPtr> = None;
 
-    for ((slot, source), left) in slots.zip(ptes).zip(left) {
-        (*source, *left) = match slot.look() {
-            Entry::None => {
+    for ((slot, source), installed) in slots.zip(ptes).zip(installed) {
+        (*source, *installed) = match slot.classify() {
+            PteKind::None => {
                 counts.holes += 1;
                 (Pte::NONE, Pte::NONE)
             }
-            Entry::Zero => {
+            PteKind::Zero => {
                 counts.zeroes += 1;
                 (Pte::NONE, slot.read())
             }
-            Entry::Special => return Err(Refusal::Foreign.into()),
-            Entry::Leaf(pte, leaf) => {
+            PteKind::Special => return Err(Refusal::Foreign.into()),
+            PteKind::Softleaf(pte, leaf) => {
                 // What can be faulted in was: this came since.
-                judge_leaf(pte, leaf)?;
+                judge_softleaf(pte, leaf)?;
                 return Err(Refusal::Raced.into());
             }
-            Entry::Page(pte, page) => {
+            PteKind::Page(pte, page) => {
                 let folio = page.folio();
 
                 judge_page(pte, page, folio)?;
@@ -217,7 +221,7 @@ fn lock_slots<'t, const PINS: c_int>(
                     let lock = unsafe { FolioLock::adopt(folio) };
 
                     lock.mark_dirty();
-                    lock.leave();
+                    lock.keep_locked();
                 }
                 counts.sources += 1;
                 (pte, pte)
@@ -226,7 +230,7 @@ fn lock_slots<'t, const PINS: c_int>(
         *filled += 1;
     }
     counts.judge_holes(limits)?;
-    for folio in folios.recurring() {
+    for folio in folios.multi() {
         // SAFETY: Its mappings in this window hold references.
         unsafe { Folio::from_raw(folio) }.check_refs_racing(PINS)?;
     }
@@ -245,21 +249,21 @@ fn lock_source<const PINS: c_int>(
     match folio.try_lock() {
         Some(lock) => {
             // Asked for now: KSM takes the lock to merge a page.
-            let recurs = folio.may_recur();
+            let multi = folio.maybe_mapped_by_many_ptes();
 
             // There is room for as many as there are slots.
-            if recurs {
-                folios.push_recurring(ptr).ok_or(Refusal::Foreign)?;
+            if multi {
+                folios.push_multi(ptr).ok_or(Refusal::Foreign)?;
             } else {
                 folios.push_small(ptr).ok_or(Refusal::Foreign)?;
             }
             for _ in 0..PINS {
                 folio.pin();
             }
-            lock.leave();
-            Ok(recurs)
+            lock.keep_locked();
+            Ok(multi)
         }
-        None if folios.recurring().any(|folio| folio == ptr) => Ok(true),
+        None if folios.multi().any(|folio| folio == ptr) => Ok(true),
         None => Err(NotTaken::Locked(ptr)),
     }
 }
@@ -276,7 +280,7 @@ pub(crate) fn check_refs<const PINS: c_int>(folios: &MappedFolios) -> Result<(),
 
     // SAFETY: Our mapping holds a reference, or our pin does.
     unsafe { folios.check_refs_of_small(PINS, then) }?;
-    for folio in folios.recurring() {
+    for folio in folios.multi() {
         // SAFETY: As above.
         unsafe { Folio::from_raw(folio) }.check_refs_racing(PINS)?;
         then()?;
@@ -325,11 +329,11 @@ impl From<Unexpected> for NotTaken {
 
 /// The sources of a window, locked. To drop them is to give them back to the process.
 ///
-/// There are two kinds: [`Pinned`], which stay mapped, and [`Isolated`], which have migration
+/// There are two kinds: [`Pinned`], which stay mapped, and [`Unmapped`], which have migration
 /// entries in their place.
 ///
 /// [`Pinned`]: crate::protect::Pinned
-/// [`Isolated`]: crate::isolate::Isolated
+/// [`Unmapped`]: crate::unmap::Unmapped
 pub(crate) trait Sources<'v>: Sized {
     /// What is held of each small source when its mapping is gone.
     const REFS: OwnedRefs;
@@ -343,8 +347,8 @@ pub(crate) trait Sources<'v>: Sized {
     /// How many slots have no source.
     fn holes(&self) -> usize;
 
-    /// What has become of an entry that was left as `left`, and reads as `now`.
-    fn change(left: Pte, now: Pte) -> Change;
+    /// What has become of an entry that was left as `installed`, and reads as `now`.
+    fn change(installed: Pte, now: Pte) -> Change;
 
     /// Whether something else holds the sources, by now. Nobody can get at them through the page
     /// table meanwhile.
@@ -362,12 +366,9 @@ pub(crate) trait Sources<'v>: Sized {
         unsafe { self.snapshot().folios.have_waiters() }
     }
 
-    /// Whether a recurring folio is among them.
-    fn has_recurring(&self, folio: FolioPtr) -> bool {
-        self.snapshot()
-            .folios
-            .recurring()
-            .any(|recurring| recurring == folio)
+    /// Returns whether a folio that several PTEs may map is among them.
+    fn has_multi(&self, folio: FolioPtr) -> bool {
+        self.snapshot().folios.multi().any(|multi| multi == folio)
     }
 }
 

@@ -82,12 +82,13 @@ impl<'g, 'v> Compared<'g, 'v> {
     ) -> Result<Self, NotSwitched> {
         let mut written = SlotSet::default();
 
-        for (nr, (slot, left)) in table.slots().zip(&sources.snapshot().left).enumerate() {
-            match S::change(*left, slot.read()) {
+        for (nr, (slot, installed)) in table.slots().zip(&sources.snapshot().installed).enumerate()
+        {
+            match S::change(*installed, slot.read()) {
                 Change::Same => {}
                 Change::Written => {
                     // SAFETY: The sources hold references.
-                    if !unsafe { source_page(*left) }.is_anon_exclusive() {
+                    if !unsafe { source_page(*installed) }.is_anon_exclusive() {
                         return Err(Refusal::Raced.into());
                     }
                     written.insert(nr);

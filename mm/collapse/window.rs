@@ -19,8 +19,8 @@ pub(crate) enum Way {
     Remap,
     /// The sources stay mapped, read-only, while they are copied: see [`crate::protect`].
     Protect,
-    /// The sources are replaced by migration entries: see [`crate::isolate`].
-    Isolate,
+    /// The sources are replaced by migration entries: see [`crate::unmap`].
+    Unmap,
 }
 
 /// A window to be collapsed.

@@ -18,7 +18,7 @@ use kernel::mm::internal::{
 pub fn misuse<'t>(slot: &mut PteSlot<'t>, owed: &OwedFlush<'t>) -> Pte {
     // SAFETY: None: this is not to run.
     unsafe {
-        slot.take(owed); // misuse
-        slot.take(owed)
+        slot.get_and_clear(owed); // misuse
+        slot.get_and_clear(owed)
     }
 }

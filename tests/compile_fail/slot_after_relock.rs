@@ -12,7 +12,7 @@ use kernel::{
         internal::{
             pgtable::PmdKind,
             stable::{
-                Stability,
+                VmaLockMode,
                 StableVma, //
             },
         },
@@ -28,7 +28,7 @@ pub fn misuse<'m>(
 ) -> Result<Option<PmdKind>> {
     let slot = vma.pmd(addr);
 
-    vma = mm.find_stable_vma(addr, Stability::Vma)?.ok_or(EINVAL)?; // misuse
+    vma = mm.find_stable_vma(addr, VmaLockMode::Vma)?.ok_or(EINVAL)?; // misuse
     let kind = slot.map(|slot| slot.read().kind());
     drop(vma);
     Ok(kind)

@@ -277,7 +277,7 @@ impl Folio {
     ///
     /// The answer can change from no to yes, unless the folio is locked.
     #[inline(always)]
-    pub fn may_recur(&self) -> bool {
+    pub fn maybe_mapped_by_many_ptes(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
         self.is_large() || unsafe { bindings::folio_test_ksm(self.as_ptr()) }
     }
@@ -444,7 +444,7 @@ impl Deref for FolioLock<'_> {
 }
 
 impl<'a> FolioLock<'a> {
-    /// Takes over a lock that was left behind by [`FolioLock::leave`].
+    /// Takes over a lock that was left behind by [`FolioLock::keep_locked`].
     ///
     /// # Safety
     ///
@@ -460,7 +460,7 @@ impl<'a> FolioLock<'a> {
     /// Leaves the folio locked, for [`FolioLock::adopt`]. A lock that is never adopted makes
     /// everything that wants it wait for ever.
     #[inline(always)]
-    pub fn leave(self) {
+    pub fn keep_locked(self) {
         let _ = ManuallyDrop::new(self);
     }
 
@@ -573,26 +573,26 @@ impl<'a> PageRef<'a> {
 /// The folios that a PTE table maps, each of them once.
 ///
 /// Those that one PTE maps are small; to these the same can be done at once. Those that several
-/// may map, see [`Folio::may_recur`], are kept apart. Together they are no more than the table has
-/// entries.
+/// may map, see [`Folio::maybe_mapped_by_many_ptes`], are kept apart. Together they are no more
+/// than the table has entries.
 #[derive(Zeroable)]
 pub struct MappedFolios {
-    /// Small ones from the front, recurring ones from the back.
+    /// Small ones from the front, the others from the back.
     folios: [Option<FolioPtr>; HPAGE_PMD_NR],
     small: usize,
-    recurring: usize,
+    multi: usize,
 }
 
 impl MappedFolios {
     /// Forgets the folios.
     #[inline]
     pub fn clear(&mut self) {
-        (self.small, self.recurring) = (0, 0);
+        (self.small, self.multi) = (0, 0);
     }
 
     #[inline(always)]
     fn is_full(&self) -> bool {
-        self.small.wrapping_add(self.recurring) >= HPAGE_PMD_NR
+        self.small.wrapping_add(self.multi) >= HPAGE_PMD_NR
     }
 
     /// Adds a small folio that no other PTE maps. Returns [`None`] when there are as many folios as
@@ -610,21 +610,21 @@ impl MappedFolios {
     /// Adds a folio that other PTEs may map too. Returns [`None`] when there are as many folios as
     /// a table can map.
     #[inline]
-    pub fn push_recurring(&mut self, folio: FolioPtr) -> Option<()> {
+    pub fn push_multi(&mut self, folio: FolioPtr) -> Option<()> {
         if self.is_full() {
             return None;
         }
-        let last = HPAGE_PMD_NR.checked_sub(self.recurring.wrapping_add(1))?;
+        let last = HPAGE_PMD_NR.checked_sub(self.multi.wrapping_add(1))?;
 
         *self.folios.get_mut(last)? = Some(folio);
-        self.recurring = self.recurring.wrapping_add(1);
+        self.multi = self.multi.wrapping_add(1);
         Some(())
     }
 
-    /// The recurring folios, the latest one first.
+    /// The folios that several PTEs may map, the latest one first.
     #[inline]
-    pub fn recurring(&self) -> impl Iterator<Item = FolioPtr> + '_ {
-        let first = HPAGE_PMD_NR.saturating_sub(self.recurring);
+    pub fn multi(&self) -> impl Iterator<Item = FolioPtr> + '_ {
+        let first = HPAGE_PMD_NR.saturating_sub(self.multi);
 
         self.folios.iter().skip(first).flatten().copied()
     }
@@ -656,11 +656,11 @@ impl MappedFolios {
         self.small = kept;
     }
 
-    /// Forgets those recurring folios that `keep` does not name.
-    pub fn retain_recurring(&mut self, mut keep: impl FnMut(FolioPtr) -> bool) {
+    /// The same for the folios that several PTEs may map.
+    pub fn retain_multi(&mut self, mut keep: impl FnMut(FolioPtr) -> bool) {
         let mut kept = 0;
 
-        for i in 1..=self.recurring {
+        for i in 1..=self.multi {
             let Some(Some(folio)) = self.folios.get(HPAGE_PMD_NR.wrapping_sub(i)).copied() else {
                 continue;
             };
@@ -671,13 +671,13 @@ impl MappedFolios {
                 }
             }
         }
-        self.recurring = kept;
+        self.multi = kept;
     }
 
     /// All folios.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = FolioPtr> + '_ {
-        Iterator::chain(self.small(), self.recurring())
+        Iterator::chain(self.small(), self.multi())
     }
 
     /// Checks the references of each small folio, see [`Folio::check_refs`], and calls `then` for
@@ -718,7 +718,7 @@ impl MappedFolios {
             any | unsafe { Folio::from_raw(folio) }.has_waiters()
         };
 
-        self.small().fold(false, either) || self.recurring().fold(false, either)
+        self.small().fold(false, either) || self.multi().fold(false, either)
     }
 
     /// Counts pins of all folios, one of each, in /proc/vmstat: as acquired or as released.
@@ -735,7 +735,7 @@ impl MappedFolios {
         } else {
             bindings::node_stat_item_NR_FOLL_PIN_RELEASED
         };
-        let nr = self.small.wrapping_add(self.recurring);
+        let nr = self.small.wrapping_add(self.multi);
 
         if let Some(folio) = self.iter().next() {
             // SAFETY: The caller holds a reference. CAST: A table has 512 entries.

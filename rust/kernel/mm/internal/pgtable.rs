@@ -70,7 +70,7 @@ static_assert!(PTRS_PER_PTE == HPAGE_PMD_NR && PMD_SIZE == PTRS_PER_PTE * bindin
 
 /// What kind of software-defined leaf entry a non-present PTE is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Leaf {
+pub enum Softleaf {
     /// A page that was swapped out.
     Swap,
     /// A page that somebody is moving.
@@ -106,7 +106,7 @@ pub enum Change {
 /// assert!(pte.is_none());
 /// assert!(!pte.is_dirty());
 /// assert!(!pte.is_zero_page());
-/// assert!(pte.leaf().is_none());
+/// assert!(pte.softleaf().is_none());
 /// assert!(pte.migration_pfn().is_none());
 /// assert!(pte == Pte::NONE);
 /// ```
@@ -166,29 +166,29 @@ impl Pte {
 
     /// The kind of a non-present entry, or [`None`] for one that is empty or present.
     #[inline]
-    pub fn leaf(self) -> Option<Leaf> {
+    pub fn softleaf(self) -> Option<Softleaf> {
         // SAFETY: Both functions look at the value that they are passed and at nothing else.
         let kind = unsafe { bindings::softleaf_type(bindings::softleaf_from_pte(self.0)) };
 
         match kind {
             bindings::softleaf_type_SOFTLEAF_NONE => None,
-            bindings::softleaf_type_SOFTLEAF_SWAP => Some(Leaf::Swap),
+            bindings::softleaf_type_SOFTLEAF_SWAP => Some(Softleaf::Swap),
             bindings::softleaf_type_SOFTLEAF_MIGRATION_READ
             | bindings::softleaf_type_SOFTLEAF_MIGRATION_READ_EXCLUSIVE
-            | bindings::softleaf_type_SOFTLEAF_MIGRATION_WRITE => Some(Leaf::Migration),
+            | bindings::softleaf_type_SOFTLEAF_MIGRATION_WRITE => Some(Softleaf::Migration),
             bindings::softleaf_type_SOFTLEAF_DEVICE_PRIVATE_READ
             | bindings::softleaf_type_SOFTLEAF_DEVICE_PRIVATE_WRITE
-            | bindings::softleaf_type_SOFTLEAF_DEVICE_EXCLUSIVE => Some(Leaf::Device),
-            bindings::softleaf_type_SOFTLEAF_HWPOISON => Some(Leaf::HwPoison),
+            | bindings::softleaf_type_SOFTLEAF_DEVICE_EXCLUSIVE => Some(Softleaf::Device),
+            bindings::softleaf_type_SOFTLEAF_HWPOISON => Some(Softleaf::HwPoison),
             // Markers, and whatever is added after them: nothing that could be moved.
-            _ => Some(Leaf::Marker),
+            _ => Some(Softleaf::Marker),
         }
     }
 
     /// The page frame number of a migration entry, or [`None`] for any other.
     #[inline]
     pub fn migration_pfn(self) -> Option<usize> {
-        if self.leaf() != Some(Leaf::Migration) {
+        if self.softleaf() != Some(Softleaf::Migration) {
             return None;
         }
         // SAFETY: A migration entry has a page frame number.
@@ -202,31 +202,31 @@ impl Pte {
         unsafe { bindings::pte_pfn(self.0) }
     }
 
-    /// Returns what has become of an entry that was left as `left`, which is read-only, and reads
+    /// Returns what has become of an entry that was left as `old`, which is read-only, and reads
     /// as this now.
     ///
     /// That is only to be relied on for a page that is pinned, or not exclusive to the process.
     /// Else the entry may have been writable in between and be read-only again: NUMA balancing and
     /// swapoff map pages that way.
     ///
-    /// The accessed bit is no change. The dirty bit is none if `left` had it; a writable entry is
+    /// The accessed bit is no change. The dirty bit is none if `old` had it; a writable entry is
     /// one even if it is not dirty, since GUP-fast and secondary MMUs write through it without
     /// marking it.
     #[inline(always)]
-    pub fn change_since(self, left: Pte) -> Change {
-        if self == left {
+    pub fn change_since(self, old: Pte) -> Change {
+        if self == old {
             return Change::Same;
         }
-        if !left.is_present()
+        if !old.is_present()
             || !self.is_present()
-            || self.pfn() != left.pfn()
-            || self.is_special() != left.is_special()
+            || self.pfn() != old.pfn()
+            || self.is_special() != old.is_special()
             || self.is_uffd()
-            || (self.is_protnone() && !left.is_protnone())
+            || (self.is_protnone() && !old.is_protnone())
         {
             return Change::Other;
         }
-        if self.is_write() || (self.is_dirty() && !left.is_dirty()) {
+        if self.is_write() || (self.is_dirty() && !old.is_dirty()) {
             // Shared zero pages are never written.
             if self.is_special() {
                 return Change::Other;
@@ -533,7 +533,7 @@ impl<'v> PmdSlot<'v> {
 ///
 ///     table
 ///         .slots()
-///         .filter(|slot| matches!(slot.look(), Entry::Page(pte, _) if pte.is_dirty()))
+///         .filter(|slot| matches!(slot.classify(), PteKind::Page(pte, _) if pte.is_dirty()))
 ///         .count()
 /// }
 /// ```
@@ -564,8 +564,8 @@ impl PteTableGuard<'_> {
     /// Returns the folio that the first slot maps the first page of, if it is of PMD order.
     #[inline]
     pub fn first_pmd_folio(&mut self) -> Option<&PmdFolio> {
-        match self.slots().next()?.look() {
-            Entry::Page(pte, page) => page
+        match self.slots().next()?.classify() {
+            PteKind::Page(pte, page) => page
                 .folio()
                 .as_pmd_folio()
                 .filter(|folio| folio.pfn() == pte.pfn()),
@@ -626,7 +626,7 @@ impl Drop for PteTableGuard<'_> {
 
 /// What a slot of a locked PTE table holds. It is true until somebody writes the slot, and that
 /// takes the lock.
-pub enum Entry<'t> {
+pub enum PteKind<'t> {
     /// Nothing.
     None,
     /// A shared zero page.
@@ -636,7 +636,7 @@ pub enum Entry<'t> {
     /// Something that is not refcounted.
     Special,
     /// A non-present entry.
-    Leaf(Pte, Leaf),
+    Softleaf(Pte, Softleaf),
 }
 
 /// One slot of a locked PTE table.
@@ -660,25 +660,25 @@ impl<'t> PteSlot<'t> {
 
     /// Reads the entry and tells what it is.
     #[inline(always)]
-    pub fn look(&self) -> Entry<'t> {
+    pub fn classify(&self) -> PteKind<'t> {
         let pte = self.read();
 
         if pte.is_none() {
-            return Entry::None;
+            return PteKind::None;
         }
         if !pte.is_present() {
-            return Entry::Leaf(pte, pte.leaf().unwrap_or(Leaf::Marker));
+            return PteKind::Softleaf(pte, pte.softleaf().unwrap_or(Softleaf::Marker));
         }
         if pte.is_special() {
             return if pte.is_zero_page() {
-                Entry::Zero
+                PteKind::Zero
             } else {
-                Entry::Special
+                PteKind::Special
             };
         }
         // SAFETY: An entry that is present and not special maps a refcounted page, and while the
         // table is locked nobody can remove that mapping and its reference: at least for `'t`.
-        Entry::Page(pte, unsafe { PageRef::from_pfn(pte.pfn()) })
+        PteKind::Page(pte, unsafe { PageRef::from_pfn(pte.pfn()) })
     }
 
     /// Returns the entry, if it maps page `pfn` of an anonymous folio exclusively, and a PMD entry
@@ -765,7 +765,7 @@ impl<'t> PteSlot<'t> {
     /// entry, or drops both while the VMA is stable. A swap entry must not be lost either.
     #[inline(always)]
     #[must_use = "the caller owns the mapping now"]
-    pub unsafe fn take(&mut self, owed: &OwedFlush<'_, Touched>) -> Pte {
+    pub unsafe fn get_and_clear(&mut self, owed: &OwedFlush<'_, Touched>) -> Pte {
         debug_assert!(owed.covers(self.vma, self.addr));
 
         // SAFETY: By the type invariants the entry is valid, is that of `addr`, and its table is
@@ -1384,7 +1384,7 @@ mod tests {
         assert!(!pte.is_soft_dirty() && !pte.is_special());
         assert!(!pte.is_zero_page());
         assert_eq!(pte.pfn(), PFN);
-        assert_eq!(pte.leaf(), None);
+        assert_eq!(pte.softleaf(), None);
         assert_eq!(pte.migration_pfn(), None);
     }
 
@@ -1401,12 +1401,12 @@ mod tests {
 
     #[test]
     fn a_read_only_entry_that_is_used_is_the_same() {
-        for left in [0, YOUNG, DIRTY, SOFT_DIRTY, DIRTY | SOFT_DIRTY].map(mapped) {
-            assert_eq!(left.change_since(left), Change::Same);
-            assert_eq!(with(left, YOUNG).change_since(left), Change::Same);
+        for old in [0, YOUNG, DIRTY, SOFT_DIRTY, DIRTY | SOFT_DIRTY].map(mapped) {
+            assert_eq!(old.change_since(old), Change::Same);
+            assert_eq!(with(old, YOUNG).change_since(old), Change::Same);
             // Only the registration with userfaultfd, mprotect() and fork() could take it back, and
             // these are kept out.
-            assert_eq!(with(left, SOFT_DIRTY).change_since(left), Change::Same);
+            assert_eq!(with(old, SOFT_DIRTY).change_since(old), Change::Same);
         }
         // The accessed bit may be cleared as well.
         assert_eq!(mapped(0).change_since(mapped(YOUNG)), Change::Same);
@@ -1416,14 +1416,11 @@ mod tests {
 
     #[test]
     fn an_entry_that_became_writable_is_written() {
-        for left in [0, YOUNG, DIRTY, SOFT_DIRTY].map(mapped) {
-            assert_eq!(with(left, WRITE).change_since(left), Change::Written);
+        for old in [0, YOUNG, DIRTY, SOFT_DIRTY].map(mapped) {
+            assert_eq!(with(old, WRITE).change_since(old), Change::Written);
+            assert_eq!(with(old, WRITE | DIRTY).change_since(old), Change::Written);
             assert_eq!(
-                with(left, WRITE | DIRTY).change_since(left),
-                Change::Written
-            );
-            assert_eq!(
-                with(left, WRITE | YOUNG | DIRTY).change_since(left),
+                with(old, WRITE | YOUNG | DIRTY).change_since(old),
                 Change::Written
             );
         }
@@ -1444,26 +1441,26 @@ mod tests {
 
     #[test]
     fn an_entry_of_another_page_or_kind_is_other() {
-        let left = mapped(YOUNG);
+        let old = mapped(YOUNG);
         let next = Pte(bindings::pte_t {
-            pte: left.0.pte + (1 << bindings::PAGE_SHIFT),
+            pte: old.0.pte + (1 << bindings::PAGE_SHIFT),
         });
 
-        assert_eq!(next.change_since(left), Change::Other);
-        assert_eq!(with(next, WRITE | DIRTY).change_since(left), Change::Other);
-        assert_eq!(Pte::NONE.change_since(left), Change::Other);
-        assert_eq!(left.change_since(Pte::NONE), Change::Other);
+        assert_eq!(next.change_since(old), Change::Other);
+        assert_eq!(with(next, WRITE | DIRTY).change_since(old), Change::Other);
+        assert_eq!(Pte::NONE.change_since(old), Change::Other);
+        assert_eq!(old.change_since(Pte::NONE), Change::Other);
         assert_eq!(Pte::NONE.change_since(Pte::NONE), Change::Same);
         for exclusive in [false, true] {
-            let entry = left.to_migration(exclusive);
+            let entry = old.to_migration(exclusive);
 
-            assert_eq!(entry.change_since(left), Change::Other);
+            assert_eq!(entry.change_since(old), Change::Other);
             assert_eq!(entry.change_since(entry), Change::Same);
-            assert_eq!(left.change_since(entry), Change::Other);
+            assert_eq!(old.change_since(entry), Change::Other);
         }
         // What replaces a zero page, and what a zero page replaces.
-        assert_eq!(with(left, SPECIAL).change_since(left), Change::Other);
-        assert_eq!(left.change_since(with(left, SPECIAL)), Change::Other);
+        assert_eq!(with(old, SPECIAL).change_since(old), Change::Other);
+        assert_eq!(old.change_since(with(old, SPECIAL)), Change::Other);
     }
 
     #[test]
@@ -1477,26 +1474,26 @@ mod tests {
 
     #[test]
     fn access_that_was_taken_away_is_other() {
-        let left = mapped(YOUNG);
-        let protnone = protnone(left);
+        let old = mapped(YOUNG);
+        let protnone = protnone(old);
 
-        assert!(protnone.is_present() && protnone.is_protnone() && !left.is_protnone());
-        assert_eq!(protnone.change_since(left), Change::Other);
+        assert!(protnone.is_present() && protnone.is_protnone() && !old.is_protnone());
+        assert_eq!(protnone.change_since(old), Change::Other);
         // A NUMA hint that was there may stay, be answered by read access, or by write access.
         assert_eq!(protnone.change_since(protnone), Change::Same);
-        assert_eq!(left.change_since(protnone), Change::Same);
-        assert_eq!(with(left, WRITE).change_since(protnone), Change::Written);
+        assert_eq!(old.change_since(protnone), Change::Same);
+        assert_eq!(with(old, WRITE).change_since(protnone), Change::Written);
     }
 
     #[cfg(CONFIG_HAVE_ARCH_USERFAULTFD_WP)]
     #[test]
     fn an_entry_that_userfaultfd_tracks_is_other() {
-        let left = mapped(YOUNG);
+        let old = mapped(YOUNG);
         // SAFETY: The function computes with a value.
-        let tracked = Pte(unsafe { bindings::pte_mkuffd(left.0) });
+        let tracked = Pte(unsafe { bindings::pte_mkuffd(old.0) });
 
-        assert_eq!(tracked.change_since(left), Change::Other);
-        assert_eq!(with(tracked, DIRTY).change_since(left), Change::Other);
+        assert_eq!(tracked.change_since(old), Change::Other);
+        assert_eq!(with(tracked, DIRTY).change_since(old), Change::Other);
     }
 
     #[test]
@@ -1506,7 +1503,7 @@ mod tests {
                 let entry = mapped(bits).to_migration(exclusive);
 
                 assert!(!entry.is_present() && !entry.is_none());
-                assert_eq!(entry.leaf(), Some(Leaf::Migration));
+                assert_eq!(entry.softleaf(), Some(Softleaf::Migration));
                 assert_eq!(entry.migration_pfn(), Some(PFN));
                 assert!(!entry.is_swp_uffd_any());
             }
@@ -1554,7 +1551,7 @@ mod tests {
         let pte = Pte(unsafe { bindings::softleaf_to_pte(swapped) });
 
         assert!(!pte.is_present() && !pte.is_none());
-        assert_eq!(pte.leaf(), Some(Leaf::Swap));
+        assert_eq!(pte.softleaf(), Some(Softleaf::Swap));
         assert_eq!(pte.migration_pfn(), None);
     }
 

@@ -8,8 +8,8 @@
 //! used after that lock was given up. To give it up and to take it again is a move.
 
 use super::pgtable::{
-    Leaf,
     Pte,
+    Softleaf,
     PTRS_PER_PTE, //
 };
 use crate::{
@@ -33,7 +33,7 @@ use core::{
 
 /// Which lock is to keep a VMA stable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stability {
+pub enum VmaLockMode {
     /// The VMA read lock; mmap_lock is held for no longer than it takes to find the VMA.
     Vma,
     /// The mmap read lock.
@@ -47,13 +47,13 @@ pub enum Stability {
 ///
 /// ```
 /// use kernel::mm::{
-///     internal::stable::Stability,
+///     internal::stable::VmaLockMode,
 ///     MmWithUser, //
 /// };
 ///
 /// /// How many bytes from `addr` on are mapped by one VMA.
 /// fn mapped_from(mm: &MmWithUser, addr: usize) -> Result<usize> {
-///     let vma = mm.find_stable_vma(addr, Stability::Vma)?.ok_or(ENOMEM)?;
+///     let vma = mm.find_stable_vma(addr, VmaLockMode::Vma)?.ok_or(ENOMEM)?;
 ///
 ///     if vma.start() > addr {
 ///         return Err(ENOMEM);
@@ -114,8 +114,8 @@ impl MmWithUser {
     /// # Context
     ///
     /// May sleep. Neither mmap_lock nor a VMA lock of this mm may be held.
-    pub fn find_stable_vma(&self, addr: usize, how: Stability) -> Result<Option<StableVma<'_>>> {
-        if how == Stability::Vma {
+    pub fn find_stable_vma(&self, addr: usize, how: VmaLockMode) -> Result<Option<StableVma<'_>>> {
+        if how == VmaLockMode::Vma {
             if let Some(vma) = self.lock_vma_under_rcu(addr) {
                 return Ok(Some(StableVma {
                     hold: Hold::Vma(vma),
@@ -132,7 +132,7 @@ impl MmWithUser {
 
         #[cfg(CONFIG_PER_VMA_LOCK)]
         // SAFETY: The VMA is valid and mmap_lock is held.
-        if how == Stability::Vma && unsafe { bindings::vma_start_read_locked(vma.as_ptr()) } {
+        if how == VmaLockMode::Vma && unsafe { bindings::vma_start_read_locked(vma.as_ptr()) } {
             return Ok(Some(StableVma {
                 hold: Hold::Vma(VmaReadGuard {
                     // SAFETY: The VMA read lock was taken just now, and the guard keeps it.
@@ -228,7 +228,10 @@ impl<'mm> StableVma<'mm> {
         }
         // SAFETY: The table is mapped, and `addr` lies in it.
         let pte = unsafe { bindings::ptep_get(ptep) };
-        if !matches!(Pte(pte).leaf(), Some(Leaf::Swap | Leaf::Migration)) {
+        if !matches!(
+            Pte(pte).softleaf(),
+            Some(Softleaf::Swap | Softleaf::Migration)
+        ) {
             // SAFETY: Mapped above.
             unsafe { bindings::pte_unmap(ptep) };
             return SwapIn::Present(self);

@@ -796,7 +796,7 @@ TEST_F_TIMEOUT(collapse_holds, poked, 60)
 		{ "copy", PROT_READ | PROT_WRITE },
 		{ "switch", PROT_READ | PROT_WRITE },
 		{ "fault_in", PROT_READ },
-		{ "isolate", PROT_READ },
+		{ "unmap", PROT_READ },
 		{ "copy", PROT_READ },
 		{ "switch", PROT_READ },
 	};
@@ -947,7 +947,7 @@ static void act_while_protecting(struct __test_metadata *_metadata,
 				 uint64_t mode)
 {
 	static const char * const passes[] = {
-		"scan", "provide", "fault_in", "isolate", "copy", "switch",
+		"scan", "prealloc", "fault_in", "unmap", "copy", "switch",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
@@ -1001,11 +1001,11 @@ TEST_F_TIMEOUT(collapse_holds, watched_for_writes, 60)
  * then puts the pages back, and they have to be write-protected still: nobody has written
  * them.
  */
-TEST_F_TIMEOUT(collapse_holds, watched_while_isolated, 60)
+TEST_F_TIMEOUT(collapse_holds, watched_while_unmapped, 60)
 {
-	static const char * const isolated[] = { "isolate", "copy" };
+	static const char * const unmapped[] = { "unmap", "copy" };
 
-	for (size_t i = 0; i < ARRAY_SIZE(isolated); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(unmapped); i++) {
 		pthread_t collapser;
 
 		fill(_metadata, self, PAGES);
@@ -1013,13 +1013,13 @@ TEST_F_TIMEOUT(collapse_holds, watched_while_isolated, 60)
 		write_page(self, ZERO_PAGE, 59);
 		if (!register_for(self, UFFD_FEATURE_WP_ASYNC, UFFDIO_REGISTER_MODE_WP))
 			SKIP(return, "userfaultfd cannot do that");
-		collapser = held_collapse(_metadata, self, isolated[i]);
+		collapser = held_collapse(_metadata, self, unmapped[i]);
 		EXPECT_EQ(scan_written(self, true), PAGES);
 		EXPECT_EQ(scan_written(self, false), 0);
 		let_go(_metadata, collapser);
 		EXPECT_NE(self->result, 0);
 		EXPECT_EQ(scan_written(self, false), 0) {
-			TH_LOG("after %s", isolated[i]);
+			TH_LOG("after %s", unmapped[i]);
 		}
 		write_page(self, PAGE, 60);
 		EXPECT_EQ(scan_written(self, false), 1);
@@ -1528,8 +1528,8 @@ TEST_F_TIMEOUT(collapse_holds, moving_is_not_swapped, 60)
 	pthread_t first;
 
 	fill(_metadata, self, PAGES);
-	go_way("isolate");
-	first = held_collapse(_metadata, self, "isolate");
+	go_way("unmap");
+	first = held_collapse(_metadata, self, "unmap");
 	start(_metadata, &second);
 	usleep(100000);
 	EXPECT_FALSE(second.done);

@@ -194,7 +194,7 @@ static int huge_pages_for_both(struct __test_metadata *_metadata,
 	remap(_metadata, self, windows);
 	write_on(_metadata, 0, self->mem, windows * PAGES);
 	write_on(_metadata, second, self->edge, windows * PAGES);
-	hold_after("provide");
+	hold_after("prealloc");
 	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_both, self), 0);
 	EXPECT_TRUE(wait_nr_held(1));
 	EXPECT_EQ(madvise(self->mem, self->half, MADV_DONTNEED), 0);

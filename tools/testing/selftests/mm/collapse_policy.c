@@ -717,7 +717,7 @@ TEST_F(policy, limit_changed_during_call)
 	held.call.len = WINDOW;
 	ASSERT_EQ(pthread_create(&thread, NULL, held_call, &held), 0);
 	EXPECT_TRUE(wait_held("scan"));
-	/* Between scan and isolation, which counts holes again. */
+	/* Between scan and protect, which counts holes again. */
 	set_limits(0, 0, 0);
 	write_file(HOLD, "none", sizeof("none"));
 	ASSERT_EQ(pthread_join(thread, NULL), 0);
@@ -1577,7 +1577,7 @@ static bool has_left(pid_t pid)
 }
 
 static const char * const passes[] = {
-	"scan", "provide", "fault_in", "protect", "copy", "switch",
+	"scan", "prealloc", "fault_in", "protect", "copy", "switch",
 };
 
 #define EXPECT_ENDED_BY(signal) do {					\

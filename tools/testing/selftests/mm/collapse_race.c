@@ -50,13 +50,13 @@
 #define ZERO_PAGE	200
 
 /* The way that the window is collapsed. */
-enum way { PROTECT, ISOLATE, REMAP, NR_WAYS };
+enum way { PROTECT, UNMAP, REMAP, NR_WAYS };
 
 /* The passes of each way. */
 static const char * const passes[NR_WAYS][6] = {
-	[PROTECT] = { "scan", "provide", "fault_in", "protect", "copy", "switch" },
-	[ISOLATE] = { "scan", "provide", "fault_in", "isolate", "copy", "switch" },
-	[REMAP] = { "scan", "provide", "fault_in", "remap" },
+	[PROTECT] = { "scan", "prealloc", "fault_in", "protect", "copy", "switch" },
+	[UNMAP] = { "scan", "prealloc", "fault_in", "unmap", "copy", "switch" },
+	[REMAP] = { "scan", "prealloc", "fault_in", "remap" },
 };
 
 FIXTURE(collapse_race)
@@ -498,7 +498,7 @@ FIXTURE_VARIANT_ADD(collapse_race, soft_offline)
 FIXTURE_VARIANT_ADD(collapse_race, poison)
 {
 	.act = act_poison,
-	/* The isolation finds the bad page. */
+	/* The protect pass finds the bad page. */
 	.early_passes = 3,
 	.early = EINVAL,
 };
@@ -700,15 +700,15 @@ static void act_in_each_pass(struct __test_metadata *_metadata,
 			     const FIXTURE_VARIANT(collapse_race) * variant, enum way way)
 {
 	size_t early_passes = variant->early_passes;
-	bool isolates = way == ISOLATE;
+	bool unmaps = way == UNMAP;
 
 	if (way == PROTECT && variant->early_mapped)
 		early_passes = variant->early_mapped;
 	if (way == REMAP)
 		early_passes = 0;
-	go_way(isolates ? "isolate" : "protect");
+	go_way(unmaps ? "unmap" : "protect");
 	if (way == PROTECT && (variant->write_protected || variant->read_only))
-		way = ISOLATE;
+		way = UNMAP;
 	for (size_t i = 0; i < ARRAY_SIZE(passes[way]) && passes[way][i]; i++) {
 		struct actor actor = { .self = self, .act = variant->act };
 		const char *pass = passes[way][i];
@@ -730,7 +730,7 @@ static void act_in_each_pass(struct __test_metadata *_metadata,
 		ASSERT_EQ(pthread_join(collapser, NULL), 0);
 		ASSERT_EQ(pthread_join(acting, NULL), 0);
 		if (variant->early_passes && way != REMAP &&
-		    (isolates || acts_at_once || variant->early_mapped)) {
+		    (unmaps || acts_at_once || variant->early_mapped)) {
 			int late = way == PROTECT ? variant->late_mapped : 0;
 
 			EXPECT_TRUE(acts_at_once ? self->result == variant->early :
@@ -774,9 +774,9 @@ TEST_F_TIMEOUT(collapse_race, in_each_pass, 300)
 	act_in_each_pass(_metadata, self, variant, PROTECT);
 }
 
-TEST_F_TIMEOUT(collapse_race, in_each_pass_isolated, 300)
+TEST_F_TIMEOUT(collapse_race, in_each_pass_unmapped, 300)
 {
-	act_in_each_pass(_metadata, self, variant, ISOLATE);
+	act_in_each_pass(_metadata, self, variant, UNMAP);
 }
 
 TEST_F_TIMEOUT(collapse_race, in_each_pass_remapped, 300)
@@ -1059,9 +1059,9 @@ static void *collapse_window(void *mem)
  */
 TEST_F_TIMEOUT(collapse_ends, writer_is_stopped, 120)
 {
-	static const char * const quiet[] = { "isolate", "copy" };
+	static const char * const quiet[] = { "unmap", "copy" };
 
-	go_way("isolate");
+	go_way("unmap");
 
 	for (size_t i = 0; i < ARRAY_SIZE(quiet); i++) {
 		struct writer writer = { .word = (atomic_ulong *)(self->mem + 3 * psize()) };
@@ -1231,7 +1231,7 @@ TEST_F_TIMEOUT(collapse_ends, written_all_the_time, 120)
 		EXPECT_TRUE(wait_held());
 		EXPECT_TRUE(held_next("copy"));
 		memset(self->mem, 2 + round, WINDOW);
-		hold_after(round < 2 ? "protect" : "isolate");
+		hold_after(round < 2 ? "protect" : "unmap");
 	}
 	EXPECT_TRUE(wait_held());
 	hold_after("none");
@@ -1328,13 +1328,13 @@ TEST_F_TIMEOUT(collapse_ends, batch_is_cut_short, 120)
 		/* Waits for the lock of the VMA, or for a page. */
 		bool maps;
 	} cuts[] = {
-		{ "fault_in", "isolate", true },
-		{ "isolate", "copy", false },
+		{ "fault_in", "unmap", true },
+		{ "unmap", "copy", false },
 	};
 
 	ASSERT_EQ(stay_on_this_cpu(), 0);
 	/* Where sources stay mapped nothing waits for a page. */
-	go_way("isolate");
+	go_way("unmap");
 	for (size_t i = 0; i < ARRAY_SIZE(cuts); i++) {
 		struct toucher waiting = {
 			.page = self->mem + (cuts[i].maps ? NR_WINDOWS - 1 : THIRD_BATCH) * WINDOW,
@@ -1393,7 +1393,7 @@ TEST_F_TIMEOUT(collapse_ends, mapping_is_split, 60)
 	ASSERT_EQ(stay_on_this_cpu(), 0);
 	for (int gone = 0; gone <= 1; gone++) {
 		fill_windows(_metadata, self->mem);
-		hold_after("provide");
+		hold_after("prealloc");
 		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_all, self->mem), 0);
 		EXPECT_TRUE(wait_held());
 		EXPECT_EQ(madvise(self->mem, WINDOW, MADV_DONTDUMP), 0);
@@ -1417,7 +1417,7 @@ TEST_F_TIMEOUT(collapse_ends, mapping_is_split, 60)
 	}
 }
 
-/* The limit of shared pages is checked again when the pages are isolated. */
+/* The limit of shared pages is checked again when the pages are locked. */
 TEST_F_TIMEOUT(collapse_ends, shared_meanwhile, 60)
 {
 	struct remote remote = {
@@ -1429,7 +1429,7 @@ TEST_F_TIMEOUT(collapse_ends, shared_meanwhile, 60)
 	thp_write_num("khugepaged/max_ptes_shared", 0);
 	fill_windows(_metadata, self->mem);
 	remote.pidfd = syscall(__NR_pidfd_open, getpid(), 0);
-	hold_after("provide");
+	hold_after("prealloc");
 	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
 	EXPECT_TRUE(wait_held());
 	child = fork_paused();
@@ -1480,7 +1480,7 @@ TEST_F_TIMEOUT(collapse_ends, swap_in_waits, 120)
 	char *swapped = self->mem + WINDOW;
 
 	/* Where sources stay mapped, each may refuse for the reference of the other. */
-	go_way("isolate");
+	go_way("unmap");
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		struct remote holder = { .mem = swapped, .size = WINDOW, .result = -1 };
 		struct remote waiter = { .mem = swapped, .size = WINDOW, .result = -1 };
@@ -1495,7 +1495,7 @@ TEST_F_TIMEOUT(collapse_ends, swap_in_waits, 120)
 		ASSERT_GE(child, 0);
 		holder.pidfd = syscall(__NR_pidfd_open, child, 0);
 		waiter.pidfd = syscall(__NR_pidfd_open, getpid(), 0);
-		hold_after("isolate");
+		hold_after("unmap");
 		ASSERT_EQ(pthread_create(&holding, NULL, collapse_remote, &holder), 0);
 		EXPECT_TRUE(wait_held());
 		ASSERT_EQ(pthread_create(&waiting, NULL, collapse_remote, &waiter), 0);
@@ -1591,7 +1591,7 @@ out:
  * Two collapses have found a page unlocked, and both want it. One gets it, and is held
  * with it. The other must not wait, and puts back the pages that it has.
  */
-TEST_F_TIMEOUT(collapse_ends, two_isolate_the_same, 60)
+TEST_F_TIMEOUT(collapse_ends, two_unmap_the_same, 60)
 {
 	struct remote remotes[2];
 	pthread_t collapsers[2];

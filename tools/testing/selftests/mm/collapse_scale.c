@@ -277,7 +277,7 @@ TEST_F_TIMEOUT(collapse_scale, memory_of_a_request, 300)
 	/* The one after a full batch would tell if that was not all it may have. */
 	while (full < 2 && has <= BATCH && stop_after("scan")) {
 		free_before = read_field("/proc/meminfo", "MemFree");
-		if (!stop_after("provide"))
+		if (!stop_after("prealloc"))
 			break;
 		taken = free_before - read_field("/proc/meminfo", "MemFree");
 		allocated = read_field("/proc/vmstat", "thp_collapse_alloc") - self->allocated;

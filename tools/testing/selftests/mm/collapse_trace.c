@@ -318,8 +318,8 @@ TEST_F_TIMEOUT(collapse_trace, time_to_fault_in, 60)
 	ASSERT_EQ(mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
 	memset(self->mem, 1, WINDOW);
-	go_way("isolate");
-	hold_after("isolate");
+	go_way("unmap");
+	hold_after("unmap");
 	ASSERT_EQ(pthread_create(&first, NULL, collapse_window, self->mem), 0);
 	EXPECT_TRUE(wait_held());
 	begin(_metadata);

@@ -6,7 +6,7 @@
 //! window that is written everywhere and all the time. Threads that touch such a page wait for its
 //! folio lock, as in page migration, until its batch is done.
 //!
-//! # Why nobody writes an isolated source
+//! # Why nobody writes an unmapped source
 //!
 //! For each present PTE, under the PTE table lock: lock the folio, clear the PTE, write a migration
 //! entry; then compare the references of the folio with those that its mappings and the swap cache
@@ -29,7 +29,7 @@
 //! a frozen folio could neither be munlocked nor end its writeback, and one that is mapped outside
 //! of the window too cannot be frozen.
 //!
-//! # What can still reach an isolated slot
+//! # What can still reach an unmapped slot
 //!
 //! - A zap finds a migration entry, and takes the page off the rss, but drops neither rmap nor
 //!   reference: in page migration a moving page has given up both. We have not, so those of a
@@ -100,9 +100,9 @@ use kernel::{
 /// For each slot whose `snapshot.ptes` is not none:
 ///
 /// - that PTE's page is mapped by this window in rmap and reference count,
-/// - `snapshot.left` is the migration entry that was written to the slot,
+/// - `snapshot.installed` is the migration entry that was written to the slot,
 /// - the folio is locked by us, and is once in `snapshot.folios`.
-pub(crate) struct Isolated<'v> {
+pub(crate) struct Unmapped<'v> {
     slot: PmdSlot<'v>,
     /// How many slots have a source.
     nr: usize,
@@ -110,7 +110,7 @@ pub(crate) struct Isolated<'v> {
     guard: ScopeGuard<(PmdSlot<'v>, KVBox<Snapshot>), fn((PmdSlot<'v>, KVBox<Snapshot>))>,
 }
 
-impl<'v> Sources<'v> for Isolated<'v> {
+impl<'v> Sources<'v> for Unmapped<'v> {
     const REFS: OwnedRefs = OwnedRefs::Mapping;
 
     fn slot(&self) -> PmdSlot<'v> {
@@ -126,9 +126,11 @@ impl<'v> Sources<'v> for Isolated<'v> {
     }
 
     #[inline(always)]
-    fn change(left: Pte, now: Pte) -> Change {
+    fn change(installed: Pte, now: Pte) -> Change {
         // Hardware may have set the accessed bit of a zero page's PTE.
-        if now == left || (left.is_zero_page() && now.change_since(left) == Change::Same) {
+        if now == installed
+            || (installed.is_zero_page() && now.change_since(installed) == Change::Same)
+        {
             Change::Same
         } else {
             Change::Other
@@ -136,14 +138,14 @@ impl<'v> Sources<'v> for Isolated<'v> {
     }
 
     fn count(&self) -> Result<(), Refusal> {
-        // They were counted when they were isolated. What came later can only read them.
+        // They were counted when they were unmapped. What came later can only read them.
         Ok(())
     }
 
     fn give_back(self) -> KVBox<Snapshot> {
         let (slot, mut snapshot) = self.guard.dismiss();
 
-        put_back(slot, &mut snapshot);
+        remove_migration_entries(slot, &mut snapshot);
         snapshot
     }
 
@@ -152,9 +154,9 @@ impl<'v> Sources<'v> for Isolated<'v> {
     }
 }
 
-impl<'v, 'mm> Unflushed<'v, Room<Held<'mm, Isolated<'v>>>> {
-    /// Isolates all sources of the window of `slot`, or none, and adds the window if it has them.
-    pub(crate) fn isolate(
+impl<'v, 'mm> Unflushed<'v, Room<Held<'mm, Unmapped<'v>>>> {
+    /// Unmaps all sources of the window of `slot`, or none, and adds the window if it has them.
+    pub(crate) fn unmap(
         &mut self,
         slot: PmdSlot<'v>,
         prepared: Prepared<'mm>,
@@ -171,19 +173,19 @@ impl<'v, 'mm> Unflushed<'v, Room<Held<'mm, Isolated<'v>>>> {
         } = prepared;
         let (owed, windows) = self.parts();
 
-        match isolate(slot, &mut snapshot, limits, owed) {
+        match unmap(slot, &mut snapshot, limits, owed) {
             Ok(nr) => {
                 windows.put(Held {
                     window,
                     folio,
                     deposit,
-                    // INVARIANT: `isolate()` went through all slots.
-                    sources: Isolated {
+                    // INVARIANT: `unmap()` went through all slots.
+                    sources: Unmapped {
                         slot,
                         nr,
                         guard: ScopeGuard::new_with_data(
                             (slot, snapshot),
-                            |(slot, mut snapshot)| put_back(slot, &mut snapshot),
+                            |(slot, mut snapshot)| remove_migration_entries(slot, &mut snapshot),
                         ),
                     },
                 });
@@ -204,8 +206,8 @@ impl<'v, 'mm> Unflushed<'v, Room<Held<'mm, Isolated<'v>>>> {
     }
 }
 
-/// Isolates all sources of a window, or none, and returns how many they are.
-fn isolate<'v>(
+/// Unmaps all sources of a window, or none, and returns how many they are.
+fn unmap<'v>(
     slot: PmdSlot<'v>,
     snapshot: &mut Snapshot,
     limits: &Limits,
@@ -225,7 +227,7 @@ fn isolate<'v>(
         if let Err(refusal) = check_refs::<0>(&snapshot.folios) {
             // The lock was not given up, so nobody has seen what we wrote, and every slot is still
             // ours.
-            restore(table.slots(), snapshot, slot);
+            restore_ptes(table.slots(), snapshot, slot);
             result = Err(refusal.into());
         }
     }
@@ -240,9 +242,11 @@ fn write_entries<'t>(
     snapshot: &mut Snapshot,
     owed: &OwedFlush<'_, Touched>,
 ) {
-    let Snapshot { ptes, left, .. } = snapshot;
+    let Snapshot {
+        ptes, installed, ..
+    } = snapshot;
 
-    for ((mut slot, source), left) in slots.zip(ptes).zip(left) {
+    for ((mut slot, source), installed) in slots.zip(ptes).zip(installed) {
         if source.is_none() {
             continue;
         }
@@ -250,25 +254,25 @@ fn write_entries<'t>(
         let exclusive = unsafe { source_page(*source) }.is_anon_exclusive();
         // SAFETY: Reference and rmap go back to a PTE when the sources are put back, or are dropped
         // when they are released. The entry is present.
-        *source = unsafe { slot.take(owed) };
-        *left = source.to_migration(exclusive);
+        *source = unsafe { slot.get_and_clear(owed) };
+        *installed = source.to_migration(exclusive);
         // SAFETY: The slot was cleared just now and the folio is locked. It stays so until the
         // sources are put back or their table is cleared.
-        unsafe { slot.set(*left) };
+        unsafe { slot.set(*installed) };
     }
 }
 
 /// Puts back the sources, wherever the slots still are ours.
-fn put_back(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
+fn remove_migration_entries(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
     match slot.lock_table() {
-        Some(mut table) => restore(table.slots(), snapshot, slot),
+        Some(mut table) => restore_ptes(table.slots(), snapshot, slot),
         None => {
             // A zap of the whole window has freed the table: it took every one of our entries, so
             // that all sources are ours alone. The PMD lock stands in for that of the table.
             let lock = slot.lock();
-            for (pte, left) in snapshot.ptes.iter().zip(snapshot.left.iter_mut()) {
+            for (pte, installed) in snapshot.ptes.iter().zip(snapshot.installed.iter_mut()) {
                 if !pte.is_none() {
-                    *left = Pte::NONE;
+                    *installed = Pte::NONE;
                     // SAFETY: The zap dropped neither rmap nor reference; the latter is dropped
                     // below, after this.
                     unsafe { source_page(*pte).remove_rmap(1, slot.vma()) };
@@ -278,7 +282,7 @@ fn put_back(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
             unlock_sources(snapshot);
         }
     }
-    drop_abandoned(snapshot);
+    put_zapped(snapshot);
 }
 
 /// Unlocks the folios of the sources.
@@ -293,21 +297,21 @@ fn unlock_sources(snapshot: &Snapshot) {
 
 /// Restores what the slots mapped, where they still are ours.
 ///
-/// For those that are not, the rmap is dropped here; the reference remains, and `snapshot.left` is
-/// none to say so. The caller drops it once the table is unlocked.
+/// For those that are not, the rmap is dropped here; the reference remains, and `snapshot.installed`
+/// is none to say so. The caller drops it once the table is unlocked.
 ///
 /// The folios are unlocked here, with the table still locked: once a PTE is back, a zap may drop
 /// its reference as soon as the table is unlocked, and nothing else would keep the folio.
-fn restore<'t>(
+fn restore_ptes<'t>(
     slots: impl Iterator<Item = PteSlot<'t>>,
     snapshot: &mut Snapshot,
     window: PmdSlot<'_>,
 ) {
     let vma = window.vma();
 
-    for ((mut slot, pte), left) in slots
+    for ((mut slot, pte), installed) in slots
         .zip(snapshot.ptes.iter())
-        .zip(snapshot.left.iter_mut())
+        .zip(snapshot.installed.iter_mut())
     {
         if pte.is_none() {
             continue;
@@ -316,7 +320,7 @@ fn restore<'t>(
         // SAFETY: The mapping's reference is ours until it is given back to a PTE here.
         let page = unsafe { source_page(*pte) };
 
-        if now == *left {
+        if now == *installed {
             // No flush: this is the translation that stale TLB entries may still hold.
             // SAFETY: The slot holds no mapping, and rmap and reference are those of this PTE.
             unsafe { slot.set(*pte) };
@@ -329,13 +333,13 @@ fn restore<'t>(
                 let lock = unsafe { FolioLock::adopt(page.folio()) };
 
                 lock.mark_dirty();
-                lock.leave();
+                lock.keep_locked();
             }
             let pte = now.from_migration(page, vma);
             // SAFETY: As above.
             unsafe { slot.set(pte) };
         } else {
-            *left = Pte::NONE;
+            *installed = Pte::NONE;
             // SAFETY: The slot was zapped. That dropped neither rmap nor reference, since it held
             // a migration entry. The table is locked, and the reference is dropped later.
             unsafe { page.remove_rmap(1, vma) };
@@ -345,11 +349,11 @@ fn restore<'t>(
 }
 
 /// Drops the references of sources whose slots are not ours any more.
-fn drop_abandoned(snapshot: &Snapshot) {
+fn put_zapped(snapshot: &Snapshot) {
     let mut batch: Option<PutBatch> = None;
 
-    for (pte, left) in snapshot.ptes.iter().zip(snapshot.left.iter()) {
-        if pte.is_none() || !left.is_none() {
+    for (pte, installed) in snapshot.ptes.iter().zip(snapshot.installed.iter()) {
+        if pte.is_none() || !installed.is_none() {
             continue;
         }
         // SAFETY: The reference is ours, and the folio was unlocked.
