@@ -97,10 +97,11 @@ absent() {
 	[ "$status" -le 1 ] && ! grep -vE '^[^:]*:[0-9]*: *//' <<<"$hits" | grep .
 }
 
-# C is called through rust/kernel/mm/internal/, and by one file that says so.
-bindings_in_entry() {
+# C is called through rust/kernel/mm/internal/, and by three files whose job that is.
+bindings_at_the_border() {
 	local files
-	mapfile -t files < <(git ls-files -co --exclude-standard 'mm/collapse/*.rs' ':!mm/collapse/entry.rs')
+	mapfile -t files < <(git ls-files -co --exclude-standard 'mm/collapse/*.rs' ':!mm/collapse/entry.rs' \
+		':!mm/collapse/file.rs' ':!mm/collapse/hooks.rs')
 	[ ${#files[@]} -gt 5 ] && absent '\bbindings::|use .*\bbindings\b|^ *bindings,' "${files[@]}"
 }
 
@@ -112,10 +113,20 @@ lazy_guards() {
 	[ ${#files[@]} -gt 10 ] && absent '\bthen_some\(' "${files[@]}"
 }
 
+# The files of the engine do not import each other in circles: see the map in collapse.rs.
+no_circle() {
+	local imports
+	imports=$(for file in mm/collapse/*.rs; do
+		sed -nE '/^use crate::\{/,/^\};/s/^    ([a-z_]+).*/\1/p; s/^use crate::([a-z_]+).*/\1/p' "$file" |
+			sed "s,^,$(basename "$file" .rs) ,"
+	done)
+	[ "$(wc -l <<<"$imports")" -gt 50 ] && tsort <<<"$imports"
+}
+
 # Spinlocks are held in these passes, and folio locks between them. Each allocation in
 # Rust names its GFP flags, and our own types allocate by functions called alloc().
 nothing_allocated() {
-	absent '\bGFP_|\balloc\(|\bFlags\b|\bprelude\b' mm/collapse/{scan,sources,protect,unmap,copy,switch,release}.rs
+	absent '\bGFP_|\balloc\(|\bFlags\b|\bprelude\b' mm/collapse/{judge,scan,snapshot,sources,protect,unmap,copy,switch,remap,release}.rs
 }
 
 # thp-collapse is built without the kernel's headers: compares its constants with them.
@@ -145,7 +156,8 @@ maintainers() {
 check shellcheck shellcheck -x scripts/*.sh guest/*.sh .ci/run
 check ruff ruff check --quiet scripts guest tests
 check "SPDX lines" spdx
-check "bindings in entry.rs only" bindings_in_entry
+check "bindings in entry.rs, file.rs and hooks.rs only" bindings_at_the_border
+check "no circle of imports in mm/collapse" no_circle
 check "no guard is made to be dropped" lazy_guards
 check "no allocation from scan to release" nothing_allocated
 check rustfmt formatted

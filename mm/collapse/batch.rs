@@ -14,17 +14,21 @@
 
 use crate::{
     copy::Copied,
-    entry::{
+    hooks::{
         self,
         hold_after,
         Pass, //
     },
-    outcome::Refusal,
+    outcome::{
+        Refusal,
+        Verdict, //
+    },
     policy::Limits,
-    prealloc::{
+    pool::{
         Pool,
         Prepared,
-        Provided, //
+        PreparedWindows,
+        Whole, //
     },
     protect::{
         Judged,
@@ -36,8 +40,7 @@ use crate::{
     release::Switched,
     remap::{
         remap,
-        NotRemapped,
-        Whole, //
+        NotRemapped, //
     },
     sources::{
         Held,
@@ -53,7 +56,6 @@ use crate::{
     unmap::Unmapped,
     window::{
         Room,
-        Verdict,
         Way,
         Window, //
     },
@@ -64,7 +66,8 @@ use kernel::{
         KVec, //
     },
     mm::internal::{
-        folio,
+        folio::FolioPtr,
+        lru,
         mmu_notifier::InvalidateRange,
         pgtable::{
             PmdKind,
@@ -81,6 +84,10 @@ use kernel::{
 /// How often sources are made read-only once more, where too much of a window was written while it
 /// was copied.
 const MORE_ROUNDS: usize = 2;
+
+/// Windows that share one hold of the PMD lock and one flush when they are switched. With more of
+/// them, each is inaccessible for longer, and there are fewer interrupts.
+const WINDOWS_PER_SWITCH: usize = 3;
 
 /// What became of a batch.
 pub(crate) struct Done {
@@ -100,12 +107,12 @@ pub(crate) fn run<'mm>(
     pool: &mut Pool<'mm>,
     vma: &StableVma<'mm>,
     limits: Limits,
-    windows: Provided<'mm>,
+    windows: PreparedWindows<'mm>,
     held: trace::Held,
 ) -> Result<Done, AllocError> {
     let nr = windows.len();
     let first = windows.first().map_or(0, |window| window.addr);
-    let Provided { pages, wholes } = windows;
+    let PreparedWindows { pages, wholes } = windows;
     let start = pages.iter().map(|window| window.window.addr).min();
     let last = pages.iter().map(|window| window.window.addr).max();
     let unmap = pages.iter().any(|window| window.window.way == Way::Unmap);
@@ -123,8 +130,8 @@ pub(crate) fn run<'mm>(
     batch.remap(wholes);
     if let Some(pages) = some_of(pages) {
         // What was faulted in, or mapped lately by this CPU, is referenced by its LRU caches.
-        folio::lru_add_drain();
-        match Pinnable::of(vma).filter(|_| !unmap && !entry::unmaps_all()) {
+        lru::lru_add_drain();
+        match Pinnable::of(vma).filter(|_| !unmap && !hooks::unmaps_all()) {
             Some(pinnable) => batch.collapse_mapped(&pinnable, pages)?,
             None => batch.collapse_unmapped(pages)?,
         }
@@ -308,7 +315,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         &mut self,
         window: Prepared<'mm>,
         cause: NotTaken,
-        earlier: impl Fn(folio::FolioPtr) -> bool,
+        earlier: impl Fn(FolioPtr) -> bool,
     ) {
         let verdict = match cause {
             NotTaken::Locked(folio) if earlier(folio) => Verdict::Deferred,
@@ -362,7 +369,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         &mut self,
         pinnable: &Pinnable<'v>,
         window: Prepared<'mm>,
-        earlier: impl Fn(folio::FolioPtr) -> bool,
+        earlier: impl Fn(FolioPtr) -> bool,
     ) -> Option<Judged<'v, 'mm>> {
         let (slot, window) = self.find_table(window)?;
 
@@ -536,7 +543,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
             pin_init::stack_pin_init!(let _range = invalidate);
 
             while !copied.is_empty() {
-                let nr = entry::windows_per_switch();
+                let nr = hooks::windows_per_switch().unwrap_or(WINDOWS_PER_SWITCH);
 
                 switch(&mut copied, nr, &mut switched, &mut failed, &mut self.held);
                 cond_resched();

@@ -3,14 +3,14 @@
 //! Copying the sources of a window into its huge folio.
 
 use crate::{
-    entry::fail_copy,
+    hooks::fail_copy,
     outcome::Refusal,
-    prealloc::{
+    pool::{
         Prealloc,
         Prepared, //
     },
+    snapshot::source_page,
     sources::{
-        source_page,
         Held,
         Sources, //
     },

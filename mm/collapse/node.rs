@@ -5,7 +5,7 @@
 
 use kernel::{
     mm::internal::{
-        folio::{
+        nodemask::{
             NodeMask,
             MAX_NUMNODES, //
         },

@@ -10,26 +10,21 @@
 //! | limits of sysfs | only with LIMITS, and as they stood when the call began                  |
 //! | userfaultfd     | where it is armed no hole is filled, whatever else is asked              |
 //! | MADV_NOHUGEPAGE | overruled by the owner of the memory and by CAP_SYS_ADMIN                |
-//! | allocation      | as page faults do, see [`Policy::gfp`]; with DEFRAG as hard as can be    |
+//! | allocation      | as page faults do, see [`crate::gfp`]; with DEFRAG as hard as can be     |
 //!
 //! CAP_SYS_ADMIN is asked for in the initial user namespace, as process_madvise() asks for
 //! CAP_SYS_NICE. What is taken is memory of the whole system, and the limits are those of who
 //! administrates that: root in a namespace of its own has no say in either.
 
-use crate::ranges::Ranges;
 use kernel::{
-    alloc::Flags,
     mm::{
         internal::{
             pgtable::PTRS_PER_PTE,
-            stable::VmaLockMode,
-            thp, //
+            stable::VmaLockMode, //
         },
-        virt::VmaRef,
-        MmWithUser, //
+        virt::VmaRef, //
     },
-    prelude::*,
-    task::cond_resched, //
+    prelude::*, //
 };
 
 /// What the flags of process_madvise() ask for.
@@ -80,7 +75,7 @@ impl Limits {
 pub(crate) struct Policy {
     limits: Limits,
     /// Whether every allocation may reclaim and compact.
-    defrag: bool,
+    pub(crate) defrag: bool,
     /// Whether MADV_NOHUGEPAGE is heeded.
     pub(crate) heed_nohugepage: bool,
     /// What keeps VMAs stable.
@@ -132,80 +127,12 @@ impl Policy {
         }
         self.limits
     }
-
-    /// How to allocate for a window, when a page fault there would with `fault`: like that. But
-    /// when that may not reclaim and compact, and a fault in any VMA of the request may, so may
-    /// this: `most_permissive` tells how, and is asked in no other case.
-    pub(crate) fn gfp(
-        &self,
-        fault: Flags,
-        most_permissive: impl FnOnce() -> Result<Option<Flags>>,
-    ) -> Result<Flags> {
-        if self.defrag {
-            return Ok(thp::GFP_TRANSHUGE);
-        }
-        if thp::may_reclaim(fault) {
-            return Ok(fault);
-        }
-        Ok(most_permissive()?.unwrap_or(fault))
-    }
-}
-
-/// How page faults allocate huge pages in the first VMA of a request that lets them reclaim and
-/// compact. [`None`] when there is no such VMA.
-///
-/// # Errors
-///
-/// `EINTR` when a fatal signal came.
-///
-/// # Context
-///
-/// May sleep.
-pub(crate) fn most_permissive_gfp(
-    mm: &MmWithUser,
-    lock_mode: VmaLockMode,
-    ranges: Ranges<'_>,
-) -> Result<Option<Flags>> {
-    for segment in ranges.segments() {
-        // A request ends at the first segment that cannot be served: see `request::collapse`.
-        let range = match ranges.pages(segment) {
-            Ok(range) => range,
-            Err(EINTR) => return Err(EINTR),
-            Err(_) => break,
-        };
-        let mut addr = range.start;
-
-        while addr < range.end {
-            if current!().fatal_signal_pending() {
-                return Err(EINTR);
-            }
-            cond_resched();
-            let Some(vma) = mm.find_stable_vma(addr, lock_mode)? else {
-                break;
-            };
-            if vma.start() >= range.end {
-                break;
-            }
-            let gfp = vma.thp_gfp();
-
-            if thp::may_reclaim(gfp) {
-                return Ok(Some(gfp));
-            }
-            addr = vma.end();
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(CONFIG_THP_COLLAPSE_RUST_KUNIT_TEST)]
 #[kernel::prelude::kunit_tests(thp_collapse_policy)]
 mod tests {
     use super::*;
-    use kernel::alloc::flags::{
-        __GFP_NOWARN, //
-        GFP_KERNEL,
-        GFP_NOWAIT,
-    };
 
     const SYSFS: Limits = Limits {
         none: 7,
@@ -276,6 +203,15 @@ mod tests {
     }
 
     #[test]
+    fn reclaim_is_what_was_asked_for() {
+        every(|asked, _, policy| {
+            if let Ok(policy) = policy {
+                assert_eq!(policy.defrag, asked.defrag);
+            }
+        });
+    }
+
+    #[test]
     fn only_owner_and_administrator_overrule_madv_nohugepage() {
         every(|_, caller, policy| {
             let Ok(policy) = policy else { return };
@@ -306,89 +242,5 @@ mod tests {
                 }
             );
         });
-    }
-
-    /// The modes of sysfs' "defrag".
-    #[derive(Clone, Copy, PartialEq)]
-    enum Defrag {
-        Always,
-        Defer,
-        DeferMadvise,
-        Madvise,
-        Never,
-    }
-
-    // Flags that stand for those of `vma_thp_gfp_mask()`, one for each thing that it says.
-    const HARD: Flags = GFP_KERNEL;
-    const KSWAPD: Flags = GFP_NOWAIT;
-    const NOTHING: Flags = __GFP_NOWARN;
-
-    /// How a page fault allocates in a VMA, marked by MADV_HUGEPAGE or not.
-    fn fault(defrag: Defrag, advised: bool) -> Flags {
-        match (defrag, advised) {
-            // Without the mark it gives up sooner.
-            (Defrag::Always, false) => HARD | __GFP_NOWARN,
-            (Defrag::Always, true) => HARD,
-            (Defrag::Defer, _) => KSWAPD,
-            (Defrag::DeferMadvise | Defrag::Madvise, true) => HARD,
-            (Defrag::DeferMadvise, false) => KSWAPD,
-            (Defrag::Madvise, false) => NOTHING,
-            (Defrag::Never, _) => NOTHING,
-        }
-    }
-
-    /// What `most_permissive_gfp()` tells of a request with two VMAs.
-    fn most_permissive(faults: [Flags; 2]) -> Option<Flags> {
-        faults.into_iter().find(|gfp| thp::may_reclaim(*gfp))
-    }
-
-    #[test]
-    fn allocation_is_that_of_the_most_permissive_fault() {
-        let modes = [
-            Defrag::Always,
-            Defrag::Defer,
-            Defrag::DeferMadvise,
-            Defrag::Madvise,
-            Defrag::Never,
-        ];
-
-        every(|asked, _, policy| {
-            let Ok(policy) = policy else { return };
-
-            for mode in modes {
-                for (advised, other_advised) in
-                    [(false, false), (false, true), (true, false), (true, true)]
-                {
-                    let (own, other) = (fault(mode, advised), fault(mode, other_advised));
-                    let mut walked = false;
-                    let gfp = policy.gfp(own, || {
-                        walked = true;
-                        Ok(most_permissive([own, other]))
-                    });
-                    let gated = matches!(mode, Defrag::DeferMadvise | Defrag::Madvise);
-                    let expected = match (asked.defrag, advised || !gated, other_advised) {
-                        (true, _, _) => thp::GFP_TRANSHUGE,
-                        // What the window's own VMA has to say is enough.
-                        (false, true, _) => own,
-                        (false, false, true) => HARD,
-                        (false, false, false) => own,
-                    };
-
-                    assert!(gfp == Ok(expected));
-                    // Nobody pays for looking at VMAs when it makes no difference.
-                    let matters = !asked.defrag && !thp::may_reclaim(own);
-
-                    assert_eq!(walked, matters);
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn a_signal_while_looking_at_vmas_is_passed_on() {
-        if let Ok(policy) = Policy::new(asked(false, false), Caller::Owner, || SYSFS) {
-            assert!(policy.gfp(NOTHING, || Err(EINTR)) == Err(EINTR));
-            assert!(policy.gfp(NOTHING, || Ok(None)) == Ok(NOTHING));
-        }
     }
 }

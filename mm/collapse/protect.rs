@@ -29,21 +29,23 @@
 
 use crate::{
     copy::Copied,
+    judge::PteCounts,
     outcome::Refusal,
     policy::Limits,
-    prealloc::{
+    pool::{
         Prealloc,
         Prepared, //
+    },
+    snapshot::{
+        source_page,
+        SlotSet,
+        Snapshot, //
     },
     sources::{
         check_refs,
         lock_sources,
-        source_page,
         Held,
         NotTaken,
-        PteCounts,
-        SlotSet,
-        Snapshot,
         Sources, //
     },
     trace,

@@ -3,11 +3,11 @@
 //! Giving up the sources of a window that was collapsed.
 
 use crate::{
-    sources::{
+    snapshot::{
         source_page,
-        Snapshot,
-        Sources, //
+        Snapshot, //
     },
+    sources::Sources,
     window::Window, //
 };
 use kernel::{
@@ -15,13 +15,13 @@ use kernel::{
     mm::{
         internal::{
             folio::{
-                self,
                 Folio,
                 FolioLock,
                 FolioPtr,
                 OwnedRefs,
                 PutBatch, //
             },
+            lru,
             pgtable::{
                 DetachedTable,
                 Pte, //
@@ -163,7 +163,7 @@ impl Before<'_> {
         drop(lock);
         if vma.flags() & flags::LOCKED != 0 {
             // munlock is batched, and such a batch has references.
-            folio::mlock_drain();
+            lru::mlock_drain();
         }
         if pinned {
             // SAFETY: The folios are referenced until they are put below.

@@ -12,8 +12,7 @@
 
 use crate::{
     outcome::Refusal,
-    trace,
-    window::Window, //
+    trace, //
 };
 use kernel::{
     mm::internal::pgtable::{
@@ -22,13 +21,6 @@ use kernel::{
     },
     sync::aref::ARef, //
 };
-
-/// A window whose PTEs seem to map a whole huge page.
-pub(crate) struct Whole<'mm> {
-    pub(crate) window: Window,
-    /// The PTE table that is deposited with the huge page.
-    pub(crate) deposit: PteTable<'mm>,
-}
 
 /// Why the huge page of a window could not be mapped.
 pub(crate) enum NotRemapped {

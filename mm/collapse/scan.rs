@@ -3,34 +3,39 @@
 //! Judging windows: which are huge already, which cannot be collapsed, and what the others need.
 
 use crate::{
+    judge::{
+        judge_page,
+        judge_softleaf,
+        PteCounts, //
+    },
     node::NodeLoad,
     outcome::Refusal,
     policy::Limits,
-    sources::PteCounts,
-    trace,
     window::{
         Way,
         Window, //
     },
 };
+use core::ops::Range;
 use kernel::{
     mm::{
         internal::{
-            folio::{
-                Folio,
-                NodeMask,
-                PageRef, //
-            },
+            nodemask::NodeMask,
             pgtable::{
                 PmdKind,
-                Pte,
                 PteKind,
-                PteTableGuard, //
+                PteTableGuard,
                 Softleaf,
+                PMD_SIZE,
+                PUD_SIZE, //
             },
             stat::{
                 self,
                 CollapseEvent, //
+            },
+            trace::{
+                self,
+                ScanResult, //
             },
         },
         virt::VmaRef, //
@@ -66,37 +71,6 @@ pub(crate) struct Needs {
     pub(crate) moving: usize,
 }
 
-/// Whether a page of a folio, which a PTE maps, can be a source.
-///
-/// # Context
-///
-/// The PTE table is locked.
-#[inline(always)]
-pub(crate) fn judge_page(pte: Pte, page: PageRef<'_>, folio: &Folio) -> Result<(), Refusal> {
-    if pte.is_uffd() {
-        return Err(Refusal::Uffd);
-    }
-    if !folio.is_anon() || folio.is_zone_device() {
-        return Err(Refusal::Foreign);
-    }
-    if page.is_hwpoison() {
-        return Err(Refusal::Poisoned);
-    }
-    Ok(())
-}
-
-/// What a non-present entry means for its window: whether it can be faulted in.
-pub(crate) fn judge_softleaf(pte: Pte, leaf: Softleaf) -> Result<(), Refusal> {
-    match leaf {
-        Softleaf::Swap | Softleaf::Migration if pte.is_swp_uffd_any() => Err(Refusal::Uffd),
-        Softleaf::Swap | Softleaf::Migration => Ok(()),
-        Softleaf::Device => Err(Refusal::Foreign),
-        Softleaf::HwPoison => Err(Refusal::Poisoned),
-        Softleaf::Marker if pte.is_swp_uffd_any() => Err(Refusal::Uffd),
-        Softleaf::Marker => Err(Refusal::Marker),
-    }
-}
-
 /// Scans a window.
 pub(crate) fn scan(
     vma: &VmaRef,
@@ -108,7 +82,13 @@ pub(crate) fn scan(
     let mut absent = Absent::default();
     let found = scan_window(vma, window, limits, load, &mut counts, &mut absent);
 
-    trace::scanned(vma.mm(), counts.empty(), absent.swapped, &found);
+    let result = match &found {
+        Ok(Found::Huge) => ScanResult::PMD_MAPPED,
+        Ok(Found::Candidate(_)) => ScanResult::SUCCEED,
+        Err(refusal) => (*refusal).into(),
+    };
+
+    trace::scanned(vma.mm(), counts.empty(), absent.swapped, result);
     found
 }
 
@@ -151,10 +131,10 @@ fn scan_window(
             PteKind::None => counts.holes += 1,
             PteKind::Zero => counts.zeroes += 1,
             PteKind::Special => return Err(Refusal::Foreign),
-            PteKind::Softleaf(pte, leaf) => {
-                judge_softleaf(pte, leaf)?;
+            PteKind::Softleaf(pte, softleaf) => {
+                judge_softleaf(pte, softleaf)?;
                 // A page that is being moved is not swapped out, and will be back in a moment.
-                if leaf == Softleaf::Migration {
+                if softleaf == Softleaf::Migration {
                     absent.moving += 1;
                     continue;
                 }
@@ -207,4 +187,18 @@ fn maps_whole(table: &mut PteTableGuard<'_>) -> Result<bool, Refusal> {
         return Err(Refusal::Locked);
     }
     Ok(true)
+}
+
+/// Returns the first window of `range` that is not huge, or where to go on: the end of `range`, or
+/// of a PMD table, so that a lock is not held without bound.
+pub(crate) fn first_not_huge(vma: &VmaRef, range: Range<usize>) -> usize {
+    let mut addr = range.start;
+
+    while vma.pmd(addr).map(|slot| slot.read().kind()) == Some(PmdKind::Huge) {
+        addr += PMD_SIZE;
+        if addr >= range.end || addr % PUD_SIZE == 0 {
+            break;
+        }
+    }
+    addr
 }

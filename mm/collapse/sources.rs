@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is known of the sources of a window while it is collapsed.
+//! Locking the sources of a window, and counting their references.
 
 use crate::{
-    entry::fail_count,
+    hooks::fail_count,
+    judge::{
+        judge_page,
+        judge_softleaf,
+        PteCounts, //
+    },
     outcome::Refusal,
     policy::Limits,
-    prealloc::{
+    pool::{
         Prealloc,
         Prepared, //
     },
-    scan::{
-        judge_page, //
-        judge_softleaf,
-    },
+    snapshot::Snapshot,
     window::Window, //
 };
 use core::ffi::c_int;
@@ -27,7 +29,6 @@ use kernel::{
             HugeFolio,
             MappedFolios,
             OwnedRefs,
-            PageRef,
             Unexpected, //
         },
         pgtable::{
@@ -36,120 +37,10 @@ use kernel::{
             Pte,
             PteKind,
             PteSlot,
-            PteTable,
-            PTRS_PER_PTE, //
-        },
-        stat::{
-            self,
-            CollapseEvent, //
+            PteTable, //
         },
     }, //
 };
-use pin_init::Zeroable;
-
-/// What was found in the slots of a window, and what was left there.
-#[derive(Zeroable)]
-pub(crate) struct Snapshot {
-    /// The PTEs of the sources; none where there is no source.
-    pub(crate) ptes: [Pte; PTRS_PER_PTE],
-    /// What was left in each slot: a read-only PTE or a migration entry for a source, and what
-    /// there was for holes and zero pages.
-    pub(crate) installed: [Pte; PTRS_PER_PTE],
-    /// The folios of the sources.
-    pub(crate) folios: MappedFolios,
-}
-
-/// The page that a PTE of a snapshot maps.
-///
-/// # Safety
-///
-/// A reference to the page is held for `'a`: that of the mapping, or a pin.
-#[inline(always)]
-pub(crate) unsafe fn source_page<'a>(pte: Pte) -> PageRef<'a> {
-    // SAFETY: Only PTEs of refcounted pages are saved, and the caller vouches for the reference.
-    unsafe { PageRef::from_pfn(pte.pfn()) }
-}
-
-const WORDS: usize = PTRS_PER_PTE / 64;
-
-/// Slots of a window.
-#[derive(Default)]
-pub(crate) struct SlotSet {
-    words: [u64; WORDS],
-    len: usize,
-}
-
-impl SlotSet {
-    /// Adds a slot that is not in the set.
-    #[inline]
-    pub(crate) fn insert(&mut self, nr: usize) {
-        if let Some(word) = self.words.get_mut(nr / 64) {
-            *word |= 1 << (nr % 64);
-            self.len += 1;
-        }
-    }
-
-    pub(crate) fn contains(&self, nr: usize) -> bool {
-        self.words
-            .get(nr / 64)
-            .is_some_and(|word| word & (1 << (nr % 64)) != 0)
-    }
-
-    /// How many they are.
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Their numbers, in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.words.iter().enumerate().flat_map(|(i, word)| {
-            (0..64)
-                .filter(move |bit| word & (1 << bit) != 0)
-                .map(move |bit| 64 * i + bit)
-        })
-    }
-}
-
-/// The PTEs of a window, by kind.
-#[derive(Default)]
-pub(crate) struct PteCounts {
-    pub(crate) sources: usize,
-    shared: usize,
-    pub(crate) holes: usize,
-    pub(crate) zeroes: usize,
-}
-
-impl PteCounts {
-    /// Counts the page of a folio, if other processes may map it.
-    #[inline(always)]
-    pub(crate) fn note_shared(&mut self, folio: &Folio, limits: &Limits) -> Result<(), Refusal> {
-        if limits.shared < PTRS_PER_PTE && folio.maybe_mapped_shared() {
-            self.shared += 1;
-            if self.shared > limits.shared {
-                stat::count(CollapseEvent::ExceedShared);
-                return Err(Refusal::TooManyShared);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a window may be collapsed that has so many holes and zero pages.
-    pub(crate) fn judge_holes(&self, limits: &Limits) -> Result<(), Refusal> {
-        if self.holes == PTRS_PER_PTE {
-            return Err(Refusal::Empty);
-        }
-        if self.empty() > limits.none {
-            stat::count(CollapseEvent::ExceedNone);
-            return Err(Refusal::TooManyHoles);
-        }
-        Ok(())
-    }
-
-    /// Holes and zero pages.
-    pub(crate) fn empty(&self) -> usize {
-        self.holes + self.zeroes
-    }
-}
 
 /// Locks the folios of all sources, and takes `PINS` pins of each. On failure, those that were had
 /// are in the snapshot.
@@ -201,9 +92,9 @@ fn lock_slots<'t, const PINS: c_int>(
                 (Pte::NONE, slot.read())
             }
             PteKind::Special => return Err(Refusal::Foreign.into()),
-            PteKind::Softleaf(pte, leaf) => {
+            PteKind::Softleaf(pte, softleaf) => {
                 // What can be faulted in was: this came since.
-                judge_softleaf(pte, leaf)?;
+                judge_softleaf(pte, softleaf)?;
                 return Err(Refusal::Raced.into());
             }
             PteKind::Page(pte, page) => {
@@ -309,15 +200,6 @@ impl NotTaken {
 impl From<Refusal> for NotTaken {
     fn from(refusal: Refusal) -> Self {
         NotTaken::Refused(refusal)
-    }
-}
-
-impl From<Unexpected> for Refusal {
-    fn from(unexpected: Unexpected) -> Self {
-        match unexpected {
-            Unexpected::Reference => Refusal::Referenced,
-            Unexpected::Pin => Refusal::Pinned,
-        }
     }
 }
 

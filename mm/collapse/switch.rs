@@ -24,11 +24,11 @@ use crate::{
     copy::Copied,
     outcome::Refusal,
     release::Switched,
-    sources::{
+    snapshot::{
         source_page,
-        SlotSet,
-        Sources, //
+        SlotSet, //
     },
+    sources::Sources,
     trace,
     window::Room, //
 };

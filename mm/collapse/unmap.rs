@@ -44,21 +44,23 @@
 //! [`Pinnable`]: crate::protect::Pinnable
 
 use crate::{
+    judge::PteCounts,
     outcome::Refusal,
     policy::Limits,
-    prealloc::{
+    pool::{
         Prealloc,
         Prepared, //
     },
     protect::Unflushed,
+    snapshot::{
+        source_page,
+        Snapshot, //
+    },
     sources::{
         check_refs,
         lock_sources,
-        source_page,
         Held,
         NotTaken,
-        PteCounts,
-        Snapshot,
         Sources, //
     },
     trace,
@@ -297,8 +299,8 @@ fn unlock_sources(snapshot: &Snapshot) {
 
 /// Restores what the slots mapped, where they still are ours.
 ///
-/// For those that are not, the rmap is dropped here; the reference remains, and `snapshot.installed`
-/// is none to say so. The caller drops it once the table is unlocked.
+/// For those that are not, the rmap is dropped here; the reference remains, and what was installed
+/// becomes none to say so. The caller drops it once the table is unlocked.
 ///
 /// The folios are unlocked here, with the table still locked: once a PTE is back, a zap may drop
 /// its reference as soon as the table is unlocked, and nothing else would keep the folio.

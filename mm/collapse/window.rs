@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A window as a request knows it, and what may become of it.
+//! A window as a request knows it, and room for what its batch makes of it.
 
-use crate::outcome::Refusal;
 use kernel::{
     alloc::{
         AllocError,
@@ -41,18 +40,6 @@ impl Window {
             way: Way::Remap,
         }
     }
-}
-
-/// How a window left its batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Verdict {
-    /// It is huge.
-    Huge,
-    /// It was refused.
-    Refused(Refusal),
-    /// It is to be tried again soon: something waits for a lock of ours, another window needs the
-    /// same folio, it lies in another VMA by now, or is to go another way.
-    Deferred,
 }
 
 /// Room for one thing a window of a batch, allocated before any lock is taken.

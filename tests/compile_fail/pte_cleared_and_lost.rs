@@ -5,7 +5,7 @@
 // rule: Reference and rmap that a PTE stood for pass to the code that clears it. If it drops the value,
 // the page leaks.
 // crate: kernel
-// error: unused_must_use unused return value of `PteSlot::<'t>::take` that must be used
+// error: unused_must_use unused return value of `PteSlot::<'t>::get_and_clear` that must be used
 
 use kernel::mm::internal::{
     pgtable::{

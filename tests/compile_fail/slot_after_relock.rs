@@ -12,8 +12,8 @@ use kernel::{
         internal::{
             pgtable::PmdKind,
             stable::{
-                VmaLockMode,
-                StableVma, //
+                StableVma,
+                VmaLockMode, //
             },
         },
         MmWithUser, //

@@ -8,7 +8,11 @@
 
 pub mod folio;
 
+pub mod lru;
+
 pub mod mmu_notifier;
+
+pub mod nodemask;
 
 pub mod pgtable;
 

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How many windows a batch may have.
+
+/// Windows in a batch, when nothing waits for it.
+pub(crate) const BATCH_MAX: usize = 16;
+
+/// Windows in the first batch of a request. A thread that waits for a lock of a batch waits for all
+/// of it: batches grow as long as nothing waits.
+const BATCH_FIRST: usize = 2;
+
+/// How many windows the next batch may have.
+pub(crate) struct BatchSize {
+    windows: usize,
+    /// Whether anybody has waited for a batch.
+    waited_for: bool,
+}
+
+impl BatchSize {
+    /// Returns the size of the first batch.
+    pub(crate) fn first() -> Self {
+        Self {
+            windows: BATCH_FIRST,
+            waited_for: false,
+        }
+    }
+
+    /// Returns how many windows the next batch may have.
+    pub(crate) fn get(&self) -> usize {
+        self.windows
+    }
+
+    /// Makes the next batch one of `nr` windows, since there is no memory for more.
+    pub(crate) fn limit(&mut self, nr: usize) {
+        self.windows = nr;
+    }
+
+    /// Adapts the size of batches to one that had `nr` windows, as TCP does its window (RFC 5681):
+    /// half when somebody waited for our lock or for a page; else double, or one more once somebody
+    /// has waited. A batch that was not full does not tell what a larger one would do.
+    pub(crate) fn adapt(&mut self, nr: usize, contended: bool) {
+        self.waited_for |= contended;
+        if contended {
+            self.windows = (self.windows / 2).max(1);
+        } else if nr >= self.windows {
+            let more = if self.waited_for { 1 } else { self.windows };
+
+            self.windows = (self.windows + more).min(BATCH_MAX);
+        }
+    }
+}
