@@ -49,3 +49,67 @@ impl BatchSize {
         }
     }
 }
+
+#[cfg(CONFIG_THP_COLLAPSE_RUST_KUNIT_TEST)]
+#[kernel::prelude::kunit_tests(thp_collapse_batch_size)]
+mod tests {
+    use super::*;
+
+    /// Has a full batch pass, and returns the size of the next.
+    fn full(size: &mut BatchSize, contended: bool) -> usize {
+        size.adapt(size.get(), contended);
+        size.get()
+    }
+
+    #[test]
+    fn batches_double_until_something_waits() {
+        let mut size = BatchSize::first();
+
+        assert_eq!(size.get(), 2);
+        for expected in [4, 8, 16, 16] {
+            assert_eq!(full(&mut size, false), expected);
+        }
+    }
+
+    #[test]
+    fn contended_batches_are_halved_and_then_grow_by_one() {
+        let mut size = BatchSize::first();
+
+        while size.get() < BATCH_MAX {
+            full(&mut size, false);
+        }
+        assert_eq!(full(&mut size, true), 8);
+        for expected in [9, 10, 11] {
+            assert_eq!(full(&mut size, false), expected);
+        }
+        for expected in [5, 2, 1, 1] {
+            assert_eq!(full(&mut size, true), expected);
+        }
+        for _ in 0..BATCH_MAX {
+            full(&mut size, false);
+        }
+        assert_eq!(size.get(), BATCH_MAX);
+    }
+
+    #[test]
+    fn a_batch_that_is_not_full_lets_none_grow() {
+        let mut size = BatchSize::first();
+
+        full(&mut size, false);
+        size.adapt(3, false);
+        assert_eq!(size.get(), 4);
+        // But it does tell that something waits.
+        size.adapt(1, true);
+        assert_eq!(size.get(), 2);
+    }
+
+    #[test]
+    fn a_limit_holds_for_one_batch() {
+        let mut size = BatchSize::first();
+
+        full(&mut size, false);
+        size.limit(1);
+        assert_eq!(size.get(), 1);
+        assert_eq!(full(&mut size, false), 2);
+    }
+}

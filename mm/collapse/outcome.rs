@@ -280,6 +280,43 @@ mod tests {
     }
 
     #[test]
+    fn parts_add_up() {
+        let (mut outcome, mut part) = (Outcome::default(), Outcome::default());
+
+        outcome.note(Refusal::Locked);
+        part.note(Refusal::Empty);
+        outcome.merge(part);
+        assert!(!outcome.has_ended());
+
+        let mut part = Outcome::default();
+
+        part.note(Refusal::Charge);
+        outcome.merge(part);
+        assert!(outcome.has_ended());
+        assert_eq!(outcome.into_result(), Err(EBUSY));
+    }
+
+    #[test]
+    fn what_both_engines_refuse_has_one_result() {
+        for refusal in [
+            Refusal::TooManyHoles,
+            Refusal::TooManySwapped,
+            Refusal::Uffd,
+            Refusal::Locked,
+            Refusal::Referenced,
+            Refusal::TooFar,
+            Refusal::MachineCheck,
+            Refusal::Unfit,
+            Refusal::Gone,
+            Refusal::NoHugePage,
+            Refusal::Charge,
+        ] {
+            assert_eq!(Refusal::check(refusal.into()), Err(refusal));
+        }
+        assert_eq!(Refusal::check(ScanResult::SUCCEED), Ok(()));
+    }
+
+    #[test]
     fn a_gap_is_told_as_enomem() {
         let mut outcome = Outcome::default();
 
