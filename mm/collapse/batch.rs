@@ -55,6 +55,7 @@ use crate::{
     trace,
     unmap::Unmapped,
     window::{
+        Failed,
         Room,
         Way,
         Window, //
@@ -165,7 +166,7 @@ fn some_of<W>(windows: Room<W>) -> Option<KVec<W>> {
 /// Room for what comes of the windows of a batch when they are switched.
 struct SwitchRooms<'v, 'mm, S> {
     switched: Room<Switched<'v>>,
-    failed: Room<(Copied<'mm, S>, NotSwitched)>,
+    failed: Room<Failed<Copied<'mm, S>, NotSwitched>>,
 }
 
 impl<S> SwitchRooms<'_, '_, S> {
@@ -375,7 +376,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
 
         match Judged::new(slot, window, &self.limits, pinnable) {
             Ok(judged) => Some(judged),
-            Err((window, cause)) => {
+            Err(Failed { window, cause }) => {
                 self.not_taken(window, cause, earlier);
                 None
             }
@@ -387,8 +388,8 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         protected: &mut Unflushed<'v, Room<Held<'mm, Pinned<'v>>>>,
         judged: Judged<'v, 'mm>,
     ) {
-        if let Err((window, refusal)) = protected.protect(judged) {
-            self.finish(window, Verdict::Refused(refusal));
+        if let Err(Failed { window, cause }) = protected.protect(judged) {
+            self.finish(window, Verdict::Refused(cause));
         }
     }
 
@@ -410,7 +411,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
                 continue;
             };
 
-            if let Err((window, cause)) = unmapped.unmap(slot, window, &self.limits) {
+            if let Err(Failed { window, cause }) = unmapped.unmap(slot, window, &self.limits) {
                 self.not_taken(window, cause, |folio| unmapped.have_multi(folio));
             } else {
                 self.held.old_way += 1;
@@ -439,7 +440,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
                     self.contended |= window.sources.are_waited_for();
                     copied.put(window);
                 }
-                Err((window, refusal)) => self.finish(window, Verdict::Refused(refusal)),
+                Err(Failed { window, cause }) => self.finish(window, Verdict::Refused(cause)),
             }
             cond_resched();
             self.contended = self.contended || self.vma.is_contended();
@@ -458,7 +459,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         for window in windows {
             match self.copy_what_was_written(window) {
                 Ok(window) => quiet.put(window),
-                Err((window, cause)) => self.not_switched(window, cause),
+                Err(Failed { window, cause }) => self.not_switched(window, cause),
             }
         }
         quiet
@@ -469,13 +470,13 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
     fn copy_what_was_written(
         &mut self,
         mut window: Copied<'mm, Pinned<'v>>,
-    ) -> Result<Copied<'mm, Pinned<'v>>, (Prepared<'mm>, NotSwitched)> {
+    ) -> Result<Copied<'mm, Pinned<'v>>, Failed<Prepared<'mm>, NotSwitched>> {
         for round in 0.. {
             match window.sources.count_written() {
                 Ok(nr) if nr <= RECOPY_MAX => break,
                 Ok(_) if round < MORE_ROUNDS => {}
-                Ok(_) => return Err((window.give_back(), NotSwitched::Written)),
-                Err(refusal) => return Err((window.give_back(), refusal.into())),
+                Ok(_) => return Err(Failed::new(window.give_back(), NotSwitched::Written)),
+                Err(refusal) => return Err(Failed::new(window.give_back(), refusal)),
             }
             self.held.rounds += 1;
             window = self
@@ -484,7 +485,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
                     hold_after(Pass::Protect);
                     window.copy_again(&mut self.held)
                 })
-                .map_err(|(window, refusal)| (window, refusal.into()))?;
+                .map_err(|failed| Failed::new(failed.window, failed.cause))?;
             hold_after(Pass::Copy);
             cond_resched();
         }
@@ -496,7 +497,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
     fn protect_again(
         &mut self,
         window: Copied<'mm, Pinned<'v>>,
-    ) -> Result<Reprotected<'v, 'mm>, (Prepared<'mm>, Refusal)> {
+    ) -> Result<Reprotected<'v, 'mm>, Failed<Prepared<'mm>>> {
         let start = window.window.addr;
         let end = start.saturating_add(PMD_SIZE);
         let invalidate = InvalidateRange::clear(self.vma, start, end);
@@ -549,7 +550,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
                 cond_resched();
             }
         }
-        for (window, cause) in failed.into_inner() {
+        for Failed { window, cause } in failed.into_inner() {
             self.not_switched(window.give_back(), cause);
         }
         switched.into_inner()

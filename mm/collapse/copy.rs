@@ -14,7 +14,10 @@ use crate::{
         Held,
         Sources, //
     },
-    window::Window, //
+    window::{
+        Failed,
+        Window, //
+    },
 };
 use kernel::{
     mm::{
@@ -48,7 +51,7 @@ impl<'v, 'mm, S: Sources<'v>> Held<'mm, S> {
     ///
     /// A source whose memory turns out to be bad fails the window: nothing is lost but what the
     /// hardware lost.
-    pub(crate) fn copy(self) -> Result<Copied<'mm, S>, (Prepared<'mm>, Refusal)> {
+    pub(crate) fn copy(self) -> Result<Copied<'mm, S>, Failed<Prepared<'mm>>> {
         let Self {
             window,
             folio,
@@ -82,7 +85,7 @@ impl<'v, 'mm, S: Sources<'v>> Held<'mm, S> {
                     sources,
                 };
 
-                Err((held.give_back(), refusal))
+                Err(Failed::new(held.give_back(), refusal))
             }
         }
     }

@@ -426,7 +426,7 @@ impl<'mm> Part<'_, '_, 'mm> {
                         .map(|prealloc| windows.pages.put(Prepared { window, prealloc }))
                 }
                 Candidate::Whole => PteTable::alloc(mm)
-                    .ok_or(Refusal::NoMemory)
+                    .map_err(|_| Refusal::NoMemory)
                     .map(|deposit| windows.wholes.put(Whole { window, deposit })),
             };
 

@@ -84,7 +84,7 @@ fn prealloc_new<'mm>(
         Effort::Full => gfp.get()?,
         Effort::Least => thp::without_reclaim(gfp.get()?),
     };
-    let Some(folio) = UnchargedFolio::alloc(gfp, nid, nodes) else {
+    let Ok(folio) = UnchargedFolio::alloc(gfp, nid, nodes) else {
         if effort == Effort::Full {
             stat::count(CollapseEvent::AllocFailed);
         }
@@ -105,7 +105,7 @@ fn prealloc_new<'mm>(
     folio.count_memcg_alloc();
 
     // What may reclaim whatever the effort comes when the huge page is at hand.
-    let table = PteTable::alloc(mm).ok_or(Refusal::NoMemory)?;
+    let table = PteTable::alloc(mm).map_err(|_| Refusal::NoMemory)?;
     let snapshot = pool.take_snapshot().map_err(|_| Refusal::NoMemory)?;
 
     Ok(Prealloc {

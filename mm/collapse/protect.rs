@@ -49,7 +49,10 @@ use crate::{
         Sources, //
     },
     trace,
-    window::Room, //
+    window::{
+        Failed,
+        Room, //
+    },
 };
 use core::marker::PhantomData;
 use kernel::{
@@ -263,9 +266,9 @@ impl<'v, 'mm> Judged<'v, 'mm> {
         prepared: Prepared<'mm>,
         limits: &Limits,
         _pinnable: &Pinnable<'v>,
-    ) -> Result<Self, (Prepared<'mm>, NotTaken)> {
+    ) -> Result<Self, Failed<Prepared<'mm>, NotTaken>> {
         let Some(mut table) = slot.lock_table() else {
-            return Err((prepared, Refusal::Raced.into()));
+            return Err(Failed::new(prepared, Refusal::Raced));
         };
         let Prepared {
             window,
@@ -304,7 +307,7 @@ impl<'v, 'mm> Judged<'v, 'mm> {
             Err(cause) => {
                 drop(table);
                 trace::isolated(counts.empty(), Some(cause.refusal()));
-                Err((held.give_back(), cause))
+                Err(Failed::new(held.give_back(), cause))
             }
         }
     }
@@ -354,10 +357,7 @@ impl<'v, 'mm, S: Sources<'v>> Unflushed<'v, Room<Held<'mm, S>>> {
 
 impl<'v, 'mm> Unflushed<'v, Room<Held<'mm, Pinned<'v>>>> {
     /// Makes the PTEs of a window read-only, and adds the window unless it is refused then.
-    pub(crate) fn protect(
-        &mut self,
-        judged: Judged<'v, 'mm>,
-    ) -> Result<(), (Prepared<'mm>, Refusal)> {
+    pub(crate) fn protect(&mut self, judged: Judged<'v, 'mm>) -> Result<(), Failed<Prepared<'mm>>> {
         let Judged {
             mut table,
             mut held,
@@ -372,7 +372,7 @@ impl<'v, 'mm> Unflushed<'v, Room<Held<'mm, Pinned<'v>>>> {
                 self.windows.put(held);
                 Ok(())
             }
-            Err(refusal) => Err((held.give_back(), refusal)),
+            Err(refusal) => Err(Failed::new(held.give_back(), refusal)),
         }
     }
 }
@@ -415,13 +415,13 @@ impl<'v, 'mm> Unflushed<'v, Reprotected<'v, 'mm>> {
     pub(crate) fn protect_again(
         mut copied: Copied<'mm, Pinned<'v>>,
         owed: OwedFlush<'v, Touched>,
-    ) -> Result<Self, (Prepared<'mm>, Refusal)> {
+    ) -> Result<Self, Failed<Prepared<'mm>>> {
         match protect_written(&mut copied.sources, &owed) {
             Ok(written) => Ok(Self {
                 owed,
                 windows: Reprotected { copied, written },
             }),
-            Err(refusal) => Err((copied.give_back(), refusal)),
+            Err(refusal) => Err(Failed::new(copied.give_back(), refusal)),
         }
     }
 }
@@ -462,7 +462,7 @@ impl<'v, 'mm> Reprotected<'v, 'mm> {
     pub(crate) fn copy_again(
         self,
         held: &mut trace::Held,
-    ) -> Result<Copied<'mm, Pinned<'v>>, (Prepared<'mm>, Refusal)> {
+    ) -> Result<Copied<'mm, Pinned<'v>>, Failed<Prepared<'mm>>> {
         let Self {
             mut copied,
             written,
@@ -471,7 +471,7 @@ impl<'v, 'mm> Reprotected<'v, 'mm> {
         held.recopied += written.len();
         match copied.copy_slots(written.iter()) {
             Ok(()) => Ok(copied),
-            Err(refusal) => Err((copied.give_back(), refusal)),
+            Err(refusal) => Err(Failed::new(copied.give_back(), refusal)),
         }
     }
 }

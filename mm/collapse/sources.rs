@@ -26,6 +26,7 @@ use kernel::{
             Folio,
             FolioLock,
             FolioPtr,
+            Full,
             HugeFolio,
             MappedFolios,
             OwnedRefs,
@@ -144,9 +145,9 @@ fn lock_source<const PINS: c_int>(
 
             // There is room for as many as there are slots.
             if multi {
-                folios.push_multi(ptr).ok_or(Refusal::Foreign)?;
+                folios.push_multi(ptr).map_err(|Full| Refusal::Foreign)?;
             } else {
-                folios.push_small(ptr).ok_or(Refusal::Foreign)?;
+                folios.push_small(ptr).map_err(|Full| Refusal::Foreign)?;
             }
             for _ in 0..PINS {
                 folio.pin();

@@ -30,7 +30,10 @@ use crate::{
     },
     sources::Sources,
     trace,
-    window::Room, //
+    window::{
+        Failed,
+        Room, //
+    },
 };
 use kernel::{
     alloc::KVec,
@@ -151,7 +154,7 @@ fn switch_window<'v, 'mm: 'v, S: Sources<'v>>(
     hidden: Hidden<'_, 'v>,
     mut copied: Copied<'mm, S>,
     held: &mut trace::Held,
-) -> Result<Switched<'v>, (Copied<'mm, S>, NotSwitched)> {
+) -> Result<Switched<'v>, Failed<Copied<'mm, S>, NotSwitched>> {
     let complete = Compared::new(hidden.lock(), &copied.sources).and_then(|compared| {
         let counted = compared.count(&copied.sources)?;
 
@@ -163,7 +166,7 @@ fn switch_window<'v, 'mm: 'v, S: Sources<'v>>(
 
     match complete {
         Ok(complete) => Ok(complete.commit(copied)),
-        Err(cause) => Err((copied, cause)),
+        Err(cause) => Err(Failed::new(copied, cause)),
     }
 }
 
@@ -178,7 +181,7 @@ pub(crate) fn switch<'v, 'mm: 'v, S: Sources<'v>>(
     copied: &mut KVec<Copied<'mm, S>>,
     nr: usize,
     switched: &mut Room<Switched<'v>>,
-    failed: &mut Room<(Copied<'mm, S>, NotSwitched)>,
+    failed: &mut Room<Failed<Copied<'mm, S>, NotSwitched>>,
     held: &mut trace::Held,
 ) {
     let first = copied.len().saturating_sub(nr.min(SWITCH_MAX));
@@ -201,7 +204,7 @@ pub(crate) fn switch<'v, 'mm: 'v, S: Sources<'v>>(
         let Some(window) = copied.pop() else { break };
         let result = match hidden {
             Some(hidden) => switch_window(hidden, window, held),
-            None => Err((window, Refusal::Raced.into())),
+            None => Err(Failed::new(window, Refusal::Raced)),
         };
 
         match result {

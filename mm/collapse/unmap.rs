@@ -64,7 +64,10 @@ use crate::{
         Sources, //
     },
     trace,
-    window::Room, //
+    window::{
+        Failed,
+        Room, //
+    },
 };
 use kernel::{
     alloc::KVBox,
@@ -163,7 +166,7 @@ impl<'v, 'mm> Unflushed<'v, Room<Held<'mm, Unmapped<'v>>>> {
         slot: PmdSlot<'v>,
         prepared: Prepared<'mm>,
         limits: &Limits,
-    ) -> Result<(), (Prepared<'mm>, NotTaken)> {
+    ) -> Result<(), Failed<Prepared<'mm>, NotTaken>> {
         let Prepared {
             window,
             prealloc:
@@ -193,7 +196,7 @@ impl<'v, 'mm> Unflushed<'v, Room<Held<'mm, Unmapped<'v>>>> {
                 });
                 Ok(())
             }
-            Err(cause) => Err((
+            Err(cause) => Err(Failed::new(
                 Prepared {
                     window,
                     prealloc: Prealloc {

@@ -2,6 +2,7 @@
 
 //! A window as a request knows it, and room for what its batch makes of it.
 
+use crate::outcome::Refusal;
 use kernel::{
     alloc::{
         AllocError,
@@ -38,6 +39,21 @@ impl Window {
             addr,
             retries: 0,
             way: Way::Remap,
+        }
+    }
+}
+
+/// A window that could not be taken further, and why.
+pub(crate) struct Failed<W, C = Refusal> {
+    pub(crate) window: W,
+    pub(crate) cause: C,
+}
+
+impl<W, C> Failed<W, C> {
+    pub(crate) fn new(window: W, cause: impl Into<C>) -> Self {
+        Self {
+            window,
+            cause: cause.into(),
         }
     }
 }

@@ -40,6 +40,7 @@ pub use self::{
         Written, //
     },
     mapped::{
+        Full,
         MappedFolios,
         OwnedRefs, //
     },

@@ -11,7 +11,10 @@ use super::{
     PMD_ORDER, //
 };
 use crate::{
-    alloc::Flags,
+    alloc::{
+        AllocError,
+        Flags, //
+    },
     bindings,
     mm::{
         internal::nodemask::NodeMask,
@@ -56,16 +59,16 @@ impl Drop for OnlyRef {
 ///     MmWithUser, //
 /// };
 ///
-/// fn prealloc(mm: &MmWithUser) -> Option<Result<HugeFolio, ChargeError>> {
+/// fn prealloc(mm: &MmWithUser) -> Result<Result<HugeFolio, ChargeError>> {
 ///     let folio = UnchargedFolio::alloc(GFP_KERNEL, 0, &NodeMask::online())?;
 ///
-///     Some(folio.charge(mm, GFP_KERNEL))
+///     Ok(folio.charge(mm, GFP_KERNEL))
 /// }
 ///
 /// // There may be no such folio free, and that is no error.
 /// drop(UnchargedFolio::alloc(GFP_KERNEL, 0, &NodeMask::online()));
 /// // But there is no such node.
-/// assert!(UnchargedFolio::alloc(GFP_KERNEL, usize::MAX, &NodeMask::online()).is_none());
+/// assert!(UnchargedFolio::alloc(GFP_KERNEL, usize::MAX, &NodeMask::online()).is_err());
 /// ```
 ///
 /// # Invariants
@@ -76,16 +79,19 @@ pub struct UnchargedFolio(OnlyRef);
 impl UnchargedFolio {
     /// Allocates a folio.
     ///
-    /// `nodes` are those that may serve when `nid` cannot. Returns [`None`] when none of them can,
-    /// and when `nid` is not online.
+    /// `nodes` are those that may serve when `nid` cannot.
+    ///
+    /// # Errors
+    ///
+    /// When none of them can, and when `nid` is not online.
     ///
     /// # Context
     ///
     /// May sleep, reclaim and compact if `gfp` lets it.
     #[inline]
-    pub fn alloc(gfp: Flags, nid: usize, nodes: &NodeMask) -> Option<Self> {
+    pub fn alloc(gfp: Flags, nid: usize, nodes: &NodeMask) -> Result<Self, AllocError> {
         if !NodeMask::online().contains(nid) {
-            return None;
+            return Err(AllocError);
         }
 
         let mut nodes = *nodes;
@@ -100,7 +106,9 @@ impl UnchargedFolio {
         };
 
         // INVARIANT: It was allocated just now, and nothing of it is charged.
-        NonNull::new(folio).map(|folio| Self(OnlyRef(folio)))
+        NonNull::new(folio)
+            .map(|folio| Self(OnlyRef(folio)))
+            .ok_or(AllocError)
     }
 
     /// Charges the folio to the memory cgroup of `mm`, and prepares what the queue of folios to be

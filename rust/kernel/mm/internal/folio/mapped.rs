@@ -28,6 +28,10 @@ pub struct MappedFolios {
     multi: usize,
 }
 
+/// There is no room for another folio.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Full;
+
 impl MappedFolios {
     /// Forgets the folios.
     #[inline]
@@ -40,30 +44,38 @@ impl MappedFolios {
         self.small.wrapping_add(self.multi) >= HPAGE_PMD_NR
     }
 
-    /// Adds a small folio that no other PTE maps. Returns [`None`] when there are as many folios as
-    /// a table can map.
+    /// Adds a small folio that no other PTE maps.
+    ///
+    /// # Errors
+    ///
+    /// When there are as many folios as a table can map.
     #[inline(always)]
-    pub fn push_small(&mut self, folio: FolioPtr) -> Option<()> {
+    pub fn push_small(&mut self, folio: FolioPtr) -> Result<(), Full> {
         if self.is_full() {
-            return None;
+            return Err(Full);
         }
-        *self.folios.get_mut(self.small)? = Some(folio);
+        *self.folios.get_mut(self.small).ok_or(Full)? = Some(folio);
         self.small = self.small.wrapping_add(1);
-        Some(())
+        Ok(())
     }
 
-    /// Adds a folio that other PTEs may map too. Returns [`None`] when there are as many folios as
-    /// a table can map.
+    /// Adds a folio that other PTEs may map too.
+    ///
+    /// # Errors
+    ///
+    /// When there are as many folios as a table can map.
     #[inline]
-    pub fn push_multi(&mut self, folio: FolioPtr) -> Option<()> {
+    pub fn push_multi(&mut self, folio: FolioPtr) -> Result<(), Full> {
         if self.is_full() {
-            return None;
+            return Err(Full);
         }
-        let last = HPAGE_PMD_NR.checked_sub(self.multi.wrapping_add(1))?;
+        let last = HPAGE_PMD_NR
+            .checked_sub(self.multi.wrapping_add(1))
+            .ok_or(Full)?;
 
-        *self.folios.get_mut(last)? = Some(folio);
+        *self.folios.get_mut(last).ok_or(Full)? = Some(folio);
         self.multi = self.multi.wrapping_add(1);
-        Some(())
+        Ok(())
     }
 
     /// The folios that several PTEs may map, the latest one first.

@@ -3,6 +3,7 @@
 //! PTE tables that no page table refers to: not yet, or not any more.
 
 use crate::{
+    alloc::AllocError,
     bindings,
     mm::{
         virt::VmaRef,
@@ -102,8 +103,8 @@ impl Drop for DetachedGuard<'_> {
 /// /// Allocates before any lock is taken what cannot be allocated under one.
 /// fn prepare(mm: &MmWithUser) -> Result<[PteTable<'_>; 2]> {
 ///     Ok([
-///         PteTable::alloc(mm).ok_or(ENOMEM)?,
-///         PteTable::alloc(mm).ok_or(ENOMEM)?,
+///         PteTable::alloc(mm)?,
+///         PteTable::alloc(mm)?,
 ///     ])
 /// }
 /// ```
@@ -115,21 +116,23 @@ pub struct PteTable<'m> {
 impl<'m> PteTable<'m> {
     /// Allocates a table, charged to the memory cgroup of `mm`.
     ///
-    /// Returns [`None`] when there is no memory, or the memory cgroup is at its limit.
+    /// # Errors
+    ///
+    /// When there is no memory, or the memory cgroup is at its limit.
     ///
     /// # Context
     ///
     /// May sleep: it allocates with GFP_KERNEL.
     #[inline]
-    pub fn alloc(mm: &'m MmWithUser) -> Option<Self> {
+    pub fn alloc(mm: &'m MmWithUser) -> Result<Self, AllocError> {
         // SAFETY: `mm` is valid.
         let table = unsafe { bindings::pte_alloc_one_for(mm.as_raw()) };
 
         if table.is_null() {
-            return None;
+            return Err(AllocError);
         }
         // INVARIANT: The table is new.
-        Some(Self { table, mm })
+        Ok(Self { table, mm })
     }
 
     #[inline]
