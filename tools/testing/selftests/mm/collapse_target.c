@@ -318,46 +318,43 @@ static const char * const passes[] = {
 	"scan", "provide", "fault_in", "protect", "copy", "switch",
 };
 
-#define EXPECT_ENDED_BY(signal) do {					\
-	struct call call = {						\
-		self->target.pidfd, self->mem, NR_WINDOWS * WINDOW,	\
-	};								\
-	pthread_t thread;						\
-									\
-	hold_after(passes[i]);						\
-	ASSERT_EQ(pthread_create(&thread, NULL, run_call, &call), 0);	\
-	EXPECT_TRUE(wait_held());					\
-	kill(self->target.pid, signal);					\
-	while (!has_left(self->target.pid))				\
-		usleep(1000);						\
-	hold_after("none");						\
-	ASSERT_EQ(pthread_join(thread, NULL), 0);			\
-	EXPECT_EQ(call.result, -EINVAL);				\
-} while (0)
+/* The target is sent a signal that ends its first mm. Later calls fail with an error. */
+static void end_meanwhile(struct __test_metadata *_metadata, FIXTURE_DATA(policy) * self,
+			  bool (*prepare)(char *mem), int signal, ssize_t error)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
+		struct call call = { .start = self->mem, .len = NR_WINDOWS * WINDOW };
+		pthread_t thread;
+
+		START_TARGET(prepare);
+		call.pidfd = self->target.pidfd;
+		hold_after(passes[i]);
+		ASSERT_EQ(pthread_create(&thread, NULL, run_call, &call), 0);
+		EXPECT_TRUE(wait_held());
+		kill(self->target.pid, signal);
+		while (!has_left(self->target.pid))
+			usleep(1000);
+		hold_after("none");
+		ASSERT_EQ(pthread_join(thread, NULL), 0);
+		EXPECT_EQ(call.result, -EINVAL);
+		EXPECT_EQ(collapse_of(self->target.pidfd, self->mem, WINDOW, 0), error);
+		end_target(&self->target);
+	}
+}
 
 TEST_F_TIMEOUT(policy, target_killed_meanwhile, 120)
 {
 	if (access(COLLAPSE_HOLD, W_OK))
 		SKIP(return, "no " COLLAPSE_HOLD);
-	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
-		START_TARGET(opt_out_half);
-		EXPECT_ENDED_BY(SIGKILL);
-		EXPECT_EQ(collapse_of(self->target.pidfd, self->mem, WINDOW, 0), -ESRCH);
-		end_target(&self->target);
-	}
+	end_meanwhile(_metadata, self, opt_out_half, SIGKILL, -ESRCH);
 }
 
 TEST_F_TIMEOUT(policy, target_execs_meanwhile, 120)
 {
 	if (access(COLLAPSE_HOLD, W_OK))
 		SKIP(return, "no " COLLAPSE_HOLD);
-	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
-		START_TARGET(half_opted_out_and_ready_to_exec);
-		EXPECT_ENDED_BY(SIGUSR1);
-		/* The new program has other memory. */
-		EXPECT_EQ(collapse_of(self->target.pidfd, self->mem, WINDOW, 0), -ENOMEM);
-		end_target(&self->target);
-	}
+	/* The new program has other memory. */
+	end_meanwhile(_metadata, self, half_opted_out_and_ready_to_exec, SIGUSR1, -ENOMEM);
 }
 
 /* Without a way to stop it: somewhere in the range. */

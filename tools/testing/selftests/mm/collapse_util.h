@@ -127,8 +127,14 @@ static inline int nr_huge(pid_t pid, const char *start, int windows)
 /* Swaps out a range, as far as the kernel will. Returns how many pages of it are in swap. */
 static inline size_t swap_out(char *start, size_t pages)
 {
-	madvise(start, pages * psize(), MADV_PAGEOUT);
-	return count_pages(start, pages * psize(), PAGE_IS_SWAPPED);
+	size_t swapped = 0;
+
+	/* A page may be in use in passing. */
+	for (int tries = 0; tries < 5 && swapped < pages; tries++) {
+		madvise(start, pages * psize(), MADV_PAGEOUT);
+		swapped = count_pages(start, pages * psize(), PAGE_IS_SWAPPED);
+	}
+	return swapped;
 }
 
 /* Has PTEs map a huge page: protecting a page of it splits the mapping, not the huge page. */
