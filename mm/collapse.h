@@ -138,8 +138,6 @@ bool collapse_debug_isolates_all(void);
 unsigned int collapse_debug_per_switch(void);
 void collapse_debug_count_work(unsigned int recopied, unsigned int rounds,
 			       unsigned int old_way, unsigned int remapped);
-/* What the compiler has blocks of code call, as for KCOV. */
-void __sanitizer_cov_trace_pc(void);
 #endif
 
 static inline bool collapse_in_rust(void)
