@@ -53,7 +53,7 @@ class Series:
             data = tomllib.load(manifest)
         self.cover = data["cover"]
         self.commits = data["commit"]
-        # What only tests here need is applied like a commit, after all of them. It is not sent.
+        # Applied like commits, after all of them, and not sent: for tests here.
         self.local = data.get("local", [])
         unclaimed = set(overlay_files())
         for commit in self.commits + self.local:
