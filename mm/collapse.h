@@ -90,34 +90,15 @@ void collapse_sysfs_limits(struct collapse_limits *limits);
 /* In memory.c. */
 #ifdef CONFIG_THP_COLLAPSE_RUST
 vm_fault_t collapse_set_pmd(struct vm_fault *vmf, struct folio *folio,
-			    struct page *page, bool heed_nohugepage);
+			    struct page *page, vm_flags_t vm_flags);
 #else
 static inline vm_fault_t collapse_set_pmd(struct vm_fault *vmf,
 					  struct folio *folio, struct page *page,
-					  bool heed_nohugepage)
+					  vm_flags_t vm_flags)
 {
 	return do_set_pmd(vmf, folio, page);
 }
 #endif
-
-static inline bool folios_share_lruvec(const struct folio *a,
-				       const struct folio *b)
-{
-#ifdef CONFIG_MEMCG
-	if (a->memcg_data != b->memcg_data)
-		return false;
-#endif
-	return folio_nid(a) == folio_nid(b);
-}
-
-/* In rmap.c: of many small folios at once. */
-void folios_remove_rmap_pte(struct folio **folios, unsigned int nr,
-			    struct vm_area_struct *vma);
-
-/* In folio.c and page_alloc.c: the same. */
-void folios_unlock_put(struct folio **folios, unsigned int nr,
-		       unsigned int refs);
-void free_contig_frozen_pages(unsigned long pfn, unsigned long nr_pages);
 
 /* Faults that a test wants. Nothing is counted before it has asked for one. */
 struct collapse_faults {
@@ -138,8 +119,6 @@ bool collapse_debug_unmaps_all(void);
 unsigned int collapse_debug_per_switch(void);
 void collapse_debug_count_work(unsigned int recopied, unsigned int rounds,
 			       unsigned int old_way, unsigned int remapped);
-/* What the compiler has blocks of code call, as for KCOV. */
-void __sanitizer_cov_trace_pc(void);
 #endif
 
 static inline bool collapse_in_rust(void)

@@ -14,7 +14,7 @@ lock_cache
 use_base
 use_tools || die "the toolchain is not set up: run 'make setup'"
 
-agent=$ROOT/tools/mm/thp-collapse
+agent=$ROOT/agent
 export CARGO_TARGET_DIR=$BUILD/agent
 log=$BUILD/agent.log
 mkdir -p "$BUILD"

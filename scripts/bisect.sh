@@ -31,7 +31,7 @@ fi
 mapfile -t edited < <(cut -f 3 <<<"$commits" | sed -nE '/^mm.collapse./d; s/^(mm.*)[.]c$/\1.o/p' | sort -u)
 mapfile -t edited_in_arch < <(cut -f 3 <<<"$commits" | sed -nE 's/^(arch.*)[.]c$/\1.o/p' | sort -u)
 # Files that no kernel is built from.
-apart='^(Documentation/.*[.]rst|tools/(mm|testing)/.*|MAINTAINERS)$'
+apart='^(Documentation/.*[.]rst|tools/testing/.*|MAINTAINERS)$'
 off=without
 [ -z "$objects" ] || off=off
 

@@ -83,7 +83,7 @@ without_lines() {
 
 # With the option off, mm/ compiles to the very bytes of the base, but for these: patches
 # that come before the engine mend them for every configuration.
-MENDED='^mm/(gup|pagewalk|userfaultfd)\.o$'
+MENDED='^mm/(folio|gup|khugepaged|page_alloc|pagewalk|rmap|shmem|userfaultfd)\.o$'
 same_objects() {
 	local object ours theirs differ=0 objects=0
 	"$ROOT/scripts/kernel.sh" base-off mm/ && "$ROOT/scripts/kernel.sh" off mm/ || return

@@ -12,11 +12,10 @@
 #include <linux/debugfs.h>
 #include <linux/hash.h>
 #include <linux/init.h>
+#include <linux/kcov.h>
 #include <linux/seq_file.h>
 
 #include <asm/sections.h>
-
-#include "../collapse.h"
 
 #define SLOT_BITS	14
 #define NR_SLOTS	BIT(SLOT_BITS)

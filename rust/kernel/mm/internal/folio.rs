@@ -32,7 +32,6 @@ pub use self::{
     huge::{
         BlankPage,
         ChargeError,
-        Copier,
         FilledFolio,
         HugeFolio,
         MachineCheck,

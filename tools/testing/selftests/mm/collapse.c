@@ -25,13 +25,10 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "collapse_pages.h"
 #include "collapse_util.h"
 #include "hugepage_settings.h"
 #include "../../../../mm/gup_test.h"
-
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL 102
-#endif
 
 #define NR_WINDOWS	4
 
@@ -43,22 +40,6 @@ FIXTURE(collapse)
 	unsigned int seed;
 };
 
-static char *map_windows(size_t windows)
-{
-	size_t size = (windows + 3) * WINDOW;
-	char *area, *mem;
-
-	area = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (area == MAP_FAILED)
-		return NULL;
-	mem = (char *)(((uintptr_t)area + 2 * WINDOW - 1) & ~(WINDOW - 1));
-	if (munmap(area, size) ||
-	    mmap(mem, windows * WINDOW, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != mem)
-		return NULL;
-	return mem;
-}
-
 FIXTURE_SETUP(collapse)
 {
 	if (read_pmd_pagesize() != WINDOW)
@@ -66,8 +47,9 @@ FIXTURE_SETUP(collapse)
 	/* Page faults map no huge pages: each huge page that a test sees was collapsed. */
 	thp_save_settings();
 	thp_write_string("enabled", "never");
-	self->mem = map_windows(NR_WINDOWS);
+	self->mem = find_room(NR_WINDOWS);
 	ASSERT_NE(self->mem, NULL);
+	ASSERT_TRUE(map_private(self->mem, NR_WINDOWS * WINDOW));
 	self->pagemap = open("/proc/self/pagemap", O_RDONLY);
 	ASSERT_GE(self->pagemap, 0);
 	self->seed = 1;
@@ -79,63 +61,6 @@ FIXTURE_TEARDOWN(collapse)
 		munmap(self->mem, NR_WINDOWS * WINDOW);
 	close(self->pagemap);
 	thp_restore_settings();
-}
-
-/* A word of a page names the page and the word, so that a swap of any shows. */
-static uint64_t word(const char *page, size_t i)
-{
-	return ((uint64_t)(uintptr_t)page << 12) ^ (i * 0x9e3779b97f4a7c15ULL) ^ 1;
-}
-
-static void write_page(char *page)
-{
-	uint64_t *p = (uint64_t *)page;
-
-	for (size_t i = 0; i < psize() / sizeof(*p); i++)
-		p[i] = word(page, i);
-}
-
-static void write_pages(char *start, size_t pages, size_t stride)
-{
-	for (size_t i = 0; i < pages; i += stride)
-		write_page(start + i * psize());
-}
-
-static bool page_intact(const char *page)
-{
-	const uint64_t *p = (const uint64_t *)page;
-
-	for (size_t i = 0; i < psize() / sizeof(*p); i++)
-		if (p[i] != word(page, i))
-			return false;
-	return true;
-}
-
-static bool page_zero(const char *page)
-{
-	const uint64_t *p = (const uint64_t *)page;
-
-	for (size_t i = 0; i < psize() / sizeof(*p); i++)
-		if (p[i])
-			return false;
-	return true;
-}
-
-/* Every stride'th page as written, the others zero. */
-static bool window_intact(const char *window, size_t stride)
-{
-	for (size_t i = 0; i < PAGES; i++) {
-		const char *page = window + i * psize();
-
-		if (i % stride ? !page_zero(page) : !page_intact(page))
-			return false;
-	}
-	return true;
-}
-
-static int collapse(void *start, size_t len)
-{
-	return madvise(start, len, MADV_COLLAPSE) ? errno : 0;
 }
 
 #define EXPECT_COLLAPSED(window, stride) do {				\
@@ -208,21 +133,10 @@ TEST_F(collapse, only_zero_pages)
 		EXPECT_TRUE(page_zero(self->mem + i * psize()));
 }
 
-/* Swaps out [start, start + pages), as far as the kernel will. */
-static size_t swap_out(int pagemap, char *start, size_t pages)
-{
-	size_t swapped = 0;
-
-	madvise(start, pages * psize(), MADV_PAGEOUT);
-	for (size_t i = 0; i < pages; i++)
-		swapped += pagemap_is_swapped(pagemap, start + i * psize());
-	return swapped;
-}
-
 TEST_F(collapse, swapped_in_part)
 {
 	write_pages(self->mem, PAGES, 1);
-	if (!swap_out(self->pagemap, self->mem + 100 * psize(), 64))
+	if (!swap_out(self->mem + 100 * psize(), 64))
 		SKIP(return, "nothing was swapped out: no swap?");
 	EXPECT_COLLAPSED(self->mem, 1);
 }
@@ -230,7 +144,7 @@ TEST_F(collapse, swapped_in_part)
 TEST_F(collapse, swapped_wholly)
 {
 	write_pages(self->mem, PAGES, 1);
-	if (swap_out(self->pagemap, self->mem, PAGES) < PAGES)
+	if (swap_out(self->mem, PAGES) < PAGES)
 		SKIP(return, "not all was swapped out: no swap?");
 	EXPECT_COLLAPSED(self->mem, 1);
 }
@@ -239,7 +153,7 @@ TEST_F(collapse, swapped_wholly)
 TEST_F(collapse, swap_cache)
 {
 	write_pages(self->mem, PAGES, 1);
-	if (!swap_out(self->pagemap, self->mem, PAGES))
+	if (!swap_out(self->mem, PAGES))
 		SKIP(return, "nothing was swapped out: no swap?");
 	force_read_pages(self->mem, PAGES, psize());
 	EXPECT_COLLAPSED(self->mem, 1);
@@ -303,11 +217,7 @@ TEST_F(collapse, shared_by_fork_in_parent)
 static bool map_huge_by_ptes(char *window)
 {
 	write_pages(window, PAGES, 1);
-	if (collapse(window, WINDOW) || !is_huge(window))
-		return false;
-	/* Protecting one page of it splits the mapping, not the page. */
-	return !mprotect(window + psize(), psize(), PROT_READ) &&
-	       !mprotect(window + psize(), psize(), PROT_READ | PROT_WRITE) &&
+	return !collapse(window, WINDOW) && is_huge(window) && split_mapping(window + psize()) &&
 	       !is_huge(window);
 }
 
@@ -335,13 +245,6 @@ static struct frames frames_of(int pagemap, char *window)
 	EXPECT_EQ(memcmp(&__after, &__before, sizeof(__after)), 0);	\
 } while (0)
 
-/* Returns a counter of /proc/vmstat, exactly: with the counts that CPUs still hold back. */
-static long vmstat_of(const char *name)
-{
-	write_num("/proc/sys/vm/stat_refresh", 1);
-	return read_field("/proc/vmstat", name);
-}
-
 static uint64_t mapcount_of(unsigned long pfn)
 {
 	int kpagecount = open("/proc/kpagecount", O_RDONLY);
@@ -362,8 +265,7 @@ TEST_F(collapse, huge_page_mapped_by_ptes)
 	EXPECT_REMAPPED(self->mem, before);
 	/* The huge page can be written to, and its mapping be split again. */
 	write_pages(self->mem, PAGES, 1);
-	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ), 0);
-	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ | PROT_WRITE), 0);
+	ASSERT_TRUE(split_mapping(self->mem + psize()));
 	write_pages(self->mem, PAGES, 1);
 	EXPECT_REMAPPED(self->mem, before);
 }
@@ -441,10 +343,7 @@ TEST_F(collapse, huge_page_mapped_by_ptes_then_shared)
 	child = fork();
 	ASSERT_GE(child, 0);
 	if (!child) {
-		char *page = self->mem + psize();
-
-		mprotect(page, psize(), PROT_READ);
-		mprotect(page, psize(), PROT_READ | PROT_WRITE);
+		split_mapping(self->mem + psize());
 		memset(self->mem, 0, WINDOW);
 		_exit(0);
 	}
@@ -503,8 +402,7 @@ TEST_F(collapse, huge_page_mapped_by_ptes_and_mlocked)
 	EXPECT_EQ(vmstat_of("nr_mlock"), locked);
 
 	ASSERT_EQ(mlock(self->mem, WINDOW), 0);
-	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ), 0);
-	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ | PROT_WRITE), 0);
+	ASSERT_TRUE(split_mapping(self->mem + psize()));
 	EXPECT_REMAPPED(self->mem, before);
 	EXPECT_EQ(vmstat_of("nr_mlock"), locked + (long)PAGES);
 	ASSERT_EQ(munlock(self->mem, WINDOW), 0);
@@ -622,9 +520,10 @@ TEST_F(collapse, huge_page_mapped_in_part)
  */
 TEST_F(collapse, folios_across_windows)
 {
-	char *area = map_windows(NR_WINDOWS), *moved = area + WINDOW / 2;
+	char *area = find_room(NR_WINDOWS), *moved = area + WINDOW / 2;
 
 	ASSERT_NE(area, NULL);
+	ASSERT_TRUE(map_private(area, NR_WINDOWS * WINDOW));
 	write_pages(self->mem, NR_WINDOWS * PAGES, 1);
 	ASSERT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
 	ASSERT_EQ(mremap(self->mem, (NR_WINDOWS - 1) * WINDOW, (NR_WINDOWS - 1) * WINDOW,
@@ -740,14 +639,10 @@ TEST_F(collapse, userfaultfd_missing)
 	close(uffd);
 }
 
-static void on_sigbus(int signal)
-{
-}
-
 TEST_F(collapse, poisoned)
 {
 	/* A process is sent SIGBUS when a page that it maps goes bad. */
-	signal(SIGBUS, on_sigbus);
+	signal(SIGBUS, ignore_signal);
 	write_pages(self->mem, PAGES, 1);
 	if (madvise(self->mem + 4 * psize(), psize(), MADV_HWPOISON))
 		SKIP(return, "memory failure cannot be injected");

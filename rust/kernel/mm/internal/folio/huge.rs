@@ -266,23 +266,7 @@ pub struct Written(());
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MachineCheck;
 
-/// How pages are copied on this machine.
-#[derive(Clone, Copy)]
-pub struct Copier {
-    /// Whether a page whose memory is bad can be survived. That copies more slowly.
-    careful: bool,
-}
-
-impl Copier {
-    /// Asks the machine, which is to be done once for many pages.
-    #[inline]
-    pub fn new() -> Self {
-        Self {
-            // SAFETY: The function looks at what was found out at boot.
-            careful: unsafe { bindings::copy_mc_is_careful() },
-        }
-    }
-
+impl BlankPage<'_> {
     /// Copies the page `from`, which `vma` maps at `addr`.
     ///
     /// If it is written meanwhile, the copy is a mixture of old and new.
@@ -297,33 +281,22 @@ impl Copier {
     #[inline(always)]
     pub fn copy(
         self,
-        to: BlankPage<'_>,
         from: PageRef<'_>,
         addr: usize,
         vma: &VmaRef,
     ) -> Result<Written, MachineCheck> {
         // SAFETY: Both pages and the VMA are valid, the destination is ours. C code copies pages
         // that user space may write, too.
-        unsafe {
-            let (to, from, vma) = (to.page, from.as_ptr(), vma.as_ptr());
+        let left = unsafe {
+            bindings::copy_mc_user_highpage(self.page, from.as_ptr(), addr, vma.as_ptr())
+        };
 
-            if !self.careful {
-                bindings::copy_user_highpage(to, from, addr, vma);
-            } else if bindings::copy_mc_user_highpage(to, from, addr, vma) > 0 {
-                return Err(MachineCheck);
-            }
+        if left > 0 {
+            return Err(MachineCheck);
         }
         Ok(Written(()))
     }
-}
 
-impl Default for Copier {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl BlankPage<'_> {
     /// Clears the page, which is to be mapped at `addr`.
     #[inline(always)]
     pub fn clear(self, addr: usize) -> Written {
