@@ -58,4 +58,31 @@ static inline bool window_intact(const char *window, size_t stride)
 	return true;
 }
 
+/* Makes a huge page of the window, then has its PTEs map it. */
+static inline bool map_huge_by_ptes(char *window)
+{
+	write_pages(window, PAGES, 1);
+	return !collapse(window, WINDOW) && is_huge(window) && split_mapping(window + psize()) &&
+	       !is_huge(window);
+}
+
+/* The page frames of a window. */
+struct frames {
+	unsigned long pfns[HPAGE_SIZE / 4096];
+};
+
+static inline struct frames frames_of(int pagemap, char *window)
+{
+	struct frames frames;
+
+	for (size_t i = 0; i < PAGES; i++)
+		frames.pfns[i] = pagemap_get_pfn(pagemap, window + i * psize());
+	return frames;
+}
+
+static inline bool same_frames(struct frames one, struct frames other)
+{
+	return !memcmp(&one, &other, sizeof(one));
+}
+
 #endif
