@@ -220,21 +220,19 @@ TEST_F(collapse, shared_by_fork_in_parent)
 
 /* Huge, intact, and the pages are where they were. */
 #define EXPECT_REMAPPED(window, before) do {				\
-	struct frames __before = (before);				\
 	char *__whole = (window);					\
 									\
 	EXPECT_COLLAPSED(__whole, 1);					\
-	EXPECT_TRUE(same_frames(frames_of(self->pagemap, __whole), __before)); \
+	EXPECT_TRUE(has_frames(self->pagemap, __whole, &(before)));	\
 } while (0)
 
 /* Huge, intact, and the pages are elsewhere, as far as page frames are to be had. */
 #define EXPECT_COPIED(window, before) do {				\
-	struct frames __before = (before);				\
 	char *__copied = (window);					\
 									\
 	EXPECT_COLLAPSED(__copied, 1);					\
-	EXPECT_TRUE(!__before.pfns[0] ||				\
-		    !same_frames(frames_of(self->pagemap, __copied), __before)); \
+	EXPECT_TRUE(!(before).pfns[0] ||				\
+		    !has_frames(self->pagemap, __copied, &(before)));	\
 } while (0)
 
 static uint64_t mapcount_of(unsigned long pfn)
@@ -305,13 +303,15 @@ TEST_F(collapse, huge_page_mapped_by_ptes_and_pinned)
 	int gup = open("/sys/kernel/debug/gup_test", O_RDWR);
 	char *copy = malloc(WINDOW);
 	__u64 to = (uintptr_t)copy;
+	struct frames before;
 
 	if (gup < 0)
 		SKIP(return, "CONFIG_GUP_TEST is not there");
 	ASSERT_NE(copy, NULL);
 	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	before = frames_of(self->pagemap, self->mem);
 	ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_START, &pin), 0);
-	EXPECT_REMAPPED(self->mem, frames_of(self->pagemap, self->mem));
+	EXPECT_REMAPPED(self->mem, before);
 	for (size_t i = 0; i < PAGES; i++)
 		memset(self->mem + i * psize(), i, psize());
 	ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_READ, &to), 0);
@@ -327,11 +327,13 @@ TEST_F(collapse, huge_page_mapped_by_ptes_and_pinned)
  */
 TEST_F(collapse, huge_page_mapped_by_ptes_then_shared)
 {
+	struct frames before;
 	int status;
 	pid_t child;
 
 	ASSERT_TRUE(map_huge_by_ptes(self->mem));
-	EXPECT_REMAPPED(self->mem, frames_of(self->pagemap, self->mem));
+	before = frames_of(self->pagemap, self->mem);
+	EXPECT_REMAPPED(self->mem, before);
 	child = fork();
 	ASSERT_GE(child, 0);
 	if (!child) {
@@ -384,7 +386,7 @@ TEST_F(collapse, huge_page_mapped_by_ptes_exclusive_in_part)
 		ASSERT_EQ(in_child(stay_intact, self->mem), 0);
 		write_pages(self->mem, PAGES, stride);
 		/* The pages were written where they are. */
-		ASSERT_TRUE(same_frames(frames_of(self->pagemap, self->mem), before));
+		ASSERT_TRUE(has_frames(self->pagemap, self->mem, &before));
 		if (stride > 1)
 			EXPECT_COPIED(self->mem, before);
 		else
@@ -422,21 +424,26 @@ TEST_F(collapse, huge_page_mapped_by_ptes_and_mlocked)
 /* The collapse makes no page soft-dirty, and a later write does. */
 TEST_F(collapse, huge_page_mapped_by_ptes_and_soft_dirty)
 {
+	char *second = self->mem + WINDOW;
+	struct frames before;
+
 	if (!softdirty_supported())
 		SKIP(return, "soft-dirty is not supported");
 	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	before = frames_of(self->pagemap, self->mem);
 	clear_softdirty();
-	EXPECT_REMAPPED(self->mem, frames_of(self->pagemap, self->mem));
+	EXPECT_REMAPPED(self->mem, before);
 	EXPECT_FALSE(pagemap_is_softdirty(self->pagemap, self->mem));
 	EXPECT_FALSE(pagemap_is_softdirty(self->pagemap, self->mem + 9 * psize()));
 	write_page(self->mem + 9 * psize());
 	EXPECT_TRUE(pagemap_is_softdirty(self->pagemap, self->mem + 9 * psize()));
 
-	ASSERT_TRUE(map_huge_by_ptes(self->mem + WINDOW));
+	ASSERT_TRUE(map_huge_by_ptes(second));
+	before = frames_of(self->pagemap, second);
 	clear_softdirty();
-	write_page(self->mem + WINDOW + 9 * psize());
-	EXPECT_REMAPPED(self->mem + WINDOW, frames_of(self->pagemap, self->mem + WINDOW));
-	EXPECT_TRUE(pagemap_is_softdirty(self->pagemap, self->mem + WINDOW + 9 * psize()));
+	write_page(second + 9 * psize());
+	EXPECT_REMAPPED(second, before);
+	EXPECT_TRUE(pagemap_is_softdirty(self->pagemap, second + 9 * psize()));
 }
 
 /* Write-protection of single pages splits the mapping, and stays one until it is lifted. */

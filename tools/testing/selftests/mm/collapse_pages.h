@@ -2,7 +2,7 @@
 #ifndef SELFTESTS_MM_COLLAPSE_PAGES_H
 #define SELFTESTS_MM_COLLAPSE_PAGES_H
 
-/* What the tests write to pages, so that a page or word that is lost or moved shows. */
+/* Content for pages that shows if a page or a word is lost or moved, and their frames. */
 
 #include "collapse_util.h"
 
@@ -80,9 +80,12 @@ static inline struct frames frames_of(int pagemap, char *window)
 	return frames;
 }
 
-static inline bool same_frames(struct frames one, struct frames other)
+static inline bool has_frames(int pagemap, char *window, const struct frames *frames)
 {
-	return !memcmp(&one, &other, sizeof(one));
+	for (size_t i = 0; i < PAGES; i++)
+		if (pagemap_get_pfn(pagemap, window + i * psize()) != frames->pfns[i])
+			return false;
+	return true;
 }
 
 #endif
