@@ -172,6 +172,11 @@ static int in_child(int (*function)(char *mem), char *mem)
 	return WEXITSTATUS(status);
 }
 
+static int stay_intact(char *mem)
+{
+	return !window_intact(mem, 1);
+}
+
 static int collapse_shared(char *mem)
 {
 	if (collapse(mem, WINDOW) || !is_huge(mem) || !window_intact(mem, 1))
@@ -213,36 +218,21 @@ TEST_F(collapse, shared_by_fork_in_parent)
 	EXPECT_EQ(status, 0);
 }
 
-/* Makes a huge page of the window, then has its PTEs map it. */
-static bool map_huge_by_ptes(char *window)
-{
-	write_pages(window, PAGES, 1);
-	return !collapse(window, WINDOW) && is_huge(window) && split_mapping(window + psize()) &&
-	       !is_huge(window);
-}
-
-/* The page frames of a window. */
-struct frames {
-	unsigned long pfns[HPAGE_SIZE / 4096];
-};
-
-static struct frames frames_of(int pagemap, char *window)
-{
-	struct frames frames;
-
-	for (size_t i = 0; i < PAGES; i++)
-		frames.pfns[i] = pagemap_get_pfn(pagemap, window + i * psize());
-	return frames;
-}
-
 /* Huge, intact, and the pages are where they were. */
 #define EXPECT_REMAPPED(window, before) do {				\
-	struct frames __before = (before), __after;			\
 	char *__whole = (window);					\
 									\
 	EXPECT_COLLAPSED(__whole, 1);					\
-	__after = frames_of(self->pagemap, __whole);			\
-	EXPECT_EQ(memcmp(&__after, &__before, sizeof(__after)), 0);	\
+	EXPECT_TRUE(has_frames(self->pagemap, __whole, &(before)));	\
+} while (0)
+
+/* Huge, intact, and the pages are elsewhere, as far as page frames are to be had. */
+#define EXPECT_COPIED(window, before) do {				\
+	char *__copied = (window);					\
+									\
+	EXPECT_COLLAPSED(__copied, 1);					\
+	EXPECT_TRUE(!(before).pfns[0] ||				\
+		    !has_frames(self->pagemap, __copied, &(before)));	\
 } while (0)
 
 static uint64_t mapcount_of(unsigned long pfn)
@@ -313,13 +303,15 @@ TEST_F(collapse, huge_page_mapped_by_ptes_and_pinned)
 	int gup = open("/sys/kernel/debug/gup_test", O_RDWR);
 	char *copy = malloc(WINDOW);
 	__u64 to = (uintptr_t)copy;
+	struct frames before;
 
 	if (gup < 0)
 		SKIP(return, "CONFIG_GUP_TEST is not there");
 	ASSERT_NE(copy, NULL);
 	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	before = frames_of(self->pagemap, self->mem);
 	ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_START, &pin), 0);
-	EXPECT_REMAPPED(self->mem, frames_of(self->pagemap, self->mem));
+	EXPECT_REMAPPED(self->mem, before);
 	for (size_t i = 0; i < PAGES; i++)
 		memset(self->mem + i * psize(), i, psize());
 	ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_READ, &to), 0);
@@ -335,11 +327,13 @@ TEST_F(collapse, huge_page_mapped_by_ptes_and_pinned)
  */
 TEST_F(collapse, huge_page_mapped_by_ptes_then_shared)
 {
+	struct frames before;
 	int status;
 	pid_t child;
 
 	ASSERT_TRUE(map_huge_by_ptes(self->mem));
-	EXPECT_REMAPPED(self->mem, frames_of(self->pagemap, self->mem));
+	before = frames_of(self->pagemap, self->mem);
+	EXPECT_REMAPPED(self->mem, before);
 	child = fork();
 	ASSERT_GE(child, 0);
 	if (!child) {
@@ -371,15 +365,33 @@ TEST_F(collapse, huge_page_mapped_by_ptes_shared_in_part)
 	close(pipes[0]);
 	write_pages(self->mem, PAGES, 2);
 	before = frames_of(self->pagemap, self->mem);
-	EXPECT_COLLAPSED(self->mem, 1);
-	if (before.pfns[0]) {
-		/* The page was copied. */
-		EXPECT_NE(pagemap_get_pfn(self->pagemap, self->mem), before.pfns[0]);
-	}
+	EXPECT_COPIED(self->mem, before);
 	memset(self->mem, 0, WINDOW);
 	close(pipes[1]);
 	EXPECT_EQ(waitpid(child, &pipes[0], 0), child);
 	EXPECT_EQ(pipes[0], 0);
+}
+
+/*
+ * The child has ended, so no page is shared, yet only those that were written since are known
+ * to be exclusive. A window that has both is copied. If all pages were written, none is.
+ */
+TEST_F(collapse, huge_page_mapped_by_ptes_exclusive_in_part)
+{
+	for (size_t stride = 2; stride >= 1; stride--) {
+		struct frames before;
+
+		ASSERT_TRUE(map_huge_by_ptes(self->mem));
+		before = frames_of(self->pagemap, self->mem);
+		ASSERT_EQ(in_child(stay_intact, self->mem), 0);
+		write_pages(self->mem, PAGES, stride);
+		/* The pages were written where they are. */
+		ASSERT_TRUE(has_frames(self->pagemap, self->mem, &before));
+		if (stride > 1)
+			EXPECT_COPIED(self->mem, before);
+		else
+			EXPECT_REMAPPED(self->mem, before);
+	}
 }
 
 /* mlock() of a part splits the mapping, and so does munlock() of a part. */
@@ -412,21 +424,26 @@ TEST_F(collapse, huge_page_mapped_by_ptes_and_mlocked)
 /* The collapse makes no page soft-dirty, and a later write does. */
 TEST_F(collapse, huge_page_mapped_by_ptes_and_soft_dirty)
 {
+	char *second = self->mem + WINDOW;
+	struct frames before;
+
 	if (!softdirty_supported())
 		SKIP(return, "soft-dirty is not supported");
 	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	before = frames_of(self->pagemap, self->mem);
 	clear_softdirty();
-	EXPECT_REMAPPED(self->mem, frames_of(self->pagemap, self->mem));
+	EXPECT_REMAPPED(self->mem, before);
 	EXPECT_FALSE(pagemap_is_softdirty(self->pagemap, self->mem));
 	EXPECT_FALSE(pagemap_is_softdirty(self->pagemap, self->mem + 9 * psize()));
 	write_page(self->mem + 9 * psize());
 	EXPECT_TRUE(pagemap_is_softdirty(self->pagemap, self->mem + 9 * psize()));
 
-	ASSERT_TRUE(map_huge_by_ptes(self->mem + WINDOW));
+	ASSERT_TRUE(map_huge_by_ptes(second));
+	before = frames_of(self->pagemap, second);
 	clear_softdirty();
-	write_page(self->mem + WINDOW + 9 * psize());
-	EXPECT_REMAPPED(self->mem + WINDOW, frames_of(self->pagemap, self->mem + WINDOW));
-	EXPECT_TRUE(pagemap_is_softdirty(self->pagemap, self->mem + WINDOW + 9 * psize()));
+	write_page(second + 9 * psize());
+	EXPECT_REMAPPED(second, before);
+	EXPECT_TRUE(pagemap_is_softdirty(self->pagemap, second + 9 * psize()));
 }
 
 /* Write-protection of single pages splits the mapping, and stays one until it is lifted. */
@@ -452,6 +469,37 @@ TEST_F(collapse, huge_page_mapped_by_ptes_after_write_protection)
 	ASSERT_EQ(ioctl(uffd, UFFDIO_WRITEPROTECT, &protect), 0);
 	EXPECT_REMAPPED(self->mem, before);
 	write_page(page);
+	close(uffd);
+}
+
+/* The window is tracked for writes, as PAGEMAP_SCAN reports them. */
+TEST_F(collapse, huge_page_mapped_by_ptes_and_tracked)
+{
+	int uffd = open_userfaultfd(UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	struct uffdio_writeprotect protect = {
+		.range = { .start = (uintptr_t)self->mem, .len = WINDOW },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+	struct frames before;
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd that tracks writes");
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	before = frames_of(self->pagemap, self->mem);
+	ASSERT_EQ(uffd_register(uffd, self->mem, WINDOW, false, true, false), 0);
+	ASSERT_EQ(ioctl(uffd, UFFDIO_WRITEPROTECT, &protect), 0);
+	write_pages(self->mem, PAGES, 2);
+	EXPECT_EQ(count_pages(self->mem, WINDOW, PAGE_IS_WRITTEN), PAGES / 2);
+	/* A PMD entry could not tell which pages were written. */
+	EXPECT_REFUSED(self->mem, EINVAL);
+	EXPECT_EQ(count_pages(self->mem, WINDOW, PAGE_IS_WRITTEN), PAGES / 2);
+	write_pages(self->mem, PAGES, 1);
+	EXPECT_REMAPPED(self->mem, before);
+	EXPECT_EQ(count_pages(self->mem, WINDOW, PAGE_IS_WRITTEN), PAGES);
+	ASSERT_EQ(ioctl(uffd, UFFDIO_WRITEPROTECT, &protect), 0);
+	EXPECT_EQ(count_pages(self->mem, WINDOW, PAGE_IS_WRITTEN), 0);
+	write_page(self->mem + 9 * psize());
+	EXPECT_EQ(count_pages(self->mem, WINDOW, PAGE_IS_WRITTEN), 1);
 	close(uffd);
 }
 
@@ -500,9 +548,23 @@ TEST_F(collapse, huge_page_mapped_by_ptes_among_others)
 	EXPECT_EQ(pagemap_get_pfn(self->pagemap, self->mem + 2 * WINDOW), before.pfns[0]);
 }
 
-TEST_F(collapse, huge_page_mapped_in_part)
+/* Pages that are read from swap need not be pages of one huge page any more. */
+TEST_F(collapse, huge_page_mapped_by_ptes_swapped)
 {
 	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	if (swap_out(self->mem, PAGES) < PAGES)
+		SKIP(return, "not all was swapped out: no swap?");
+	force_read_pages(self->mem, PAGES, psize());
+	EXPECT_COLLAPSED(self->mem, 1);
+	EXPECT_EQ(count_pages(self->mem, WINDOW, PAGE_IS_SWAPPED), 0);
+}
+
+TEST_F(collapse, huge_page_mapped_in_part)
+{
+	unsigned long frame;
+
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	frame = pagemap_get_pfn(self->pagemap, self->mem);
 	ASSERT_EQ(madvise(self->mem + 10 * psize(), 20 * psize(), MADV_DONTNEED), 0);
 	write_pages(self->mem + 10 * psize(), 10, 1);
 	EXPECT_EQ(collapse(self->mem, WINDOW), 0);
@@ -512,6 +574,8 @@ TEST_F(collapse, huge_page_mapped_in_part)
 
 		EXPECT_TRUE(i >= 20 && i < 30 ? page_zero(page) : page_intact(page));
 	}
+	if (frame)
+		EXPECT_NE(pagemap_get_pfn(self->pagemap, self->mem), frame);
 }
 
 /*

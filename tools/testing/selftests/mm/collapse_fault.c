@@ -381,7 +381,7 @@ static int remap_in_cgroup(FIXTURE_DATA(collapse_fault) * self)
 	/* Touches what these functions need, which is charged as well. */
 	if (!is_huge(self->mem) || read_field(CGROUP "/memory.stat", names[0]) < 0)
 		return failed_here();
-	/* What CPUs hold back is known after two seconds at the latest. */
+	/* CPUs hold back counts for two seconds at most. */
 	sleep(3);
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		before[i] = read_field(CGROUP "/memory.stat", names[i]);
@@ -543,8 +543,8 @@ TEST_F_TIMEOUT(collapse_fault, poisoned, 300)
 	unpoison_memory(pfn);
 }
 
-/* Makes reads from swap succeed or fail. Returns whether the kernel can do so. */
-static bool swap_reads(bool succeed)
+/* Makes reads from swap, and writes to it, succeed or fail. Returns whether the kernel can. */
+static bool swap_works(bool succeed)
 {
 	char device[64], path[128];
 
@@ -572,10 +572,10 @@ TEST_F_TIMEOUT(collapse_fault, swap_unreadable, 300)
 	madvise(window, PAGES / 4 * psize(), MADV_PAGEOUT);
 	if (!pagemap_is_swapped(self->pagemap, window))
 		SKIP(return, "nothing was swapped out: no swap?");
-	if (!swap_reads(false))
+	if (!swap_works(false))
 		SKIP(return, "reads cannot be made to fail: no CONFIG_FAIL_MAKE_REQUEST?");
 	EXPECT_EQ(collapse_retry(self->mem, NR_WINDOWS * WINDOW), EINVAL);
-	swap_reads(true);
+	swap_works(true);
 	for (size_t i = 0; i < NR_WINDOWS; i++)
 		EXPECT_EQ(is_huge(self->mem + i * WINDOW), i != 1);
 	EXPECT_TRUE(window_intact(self->mem, 1));
@@ -597,6 +597,33 @@ TEST_F_TIMEOUT(collapse_fault, swap_unreadable, 300)
 	EXPECT_TRUE(is_huge(window));
 	EXPECT_TRUE(window_intact(window, 1));
 	close(mem);
+}
+
+/*
+ * A huge page that cannot be written to swap stays in the swap cache, and is mapped by PTEs
+ * from there. It can be mapped by a PMD entry again once it has given up its swap space.
+ */
+TEST_F_TIMEOUT(collapse_fault, swap_unwritable, 300)
+{
+	struct frames before;
+	size_t swapped;
+
+	ASSERT_TRUE(map_private(self->mem, WINDOW));
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	write_pages(self->mem, PAGES, 1);
+	before = frames_of(self->pagemap, self->mem);
+	if (!swap_works(false))
+		SKIP(return, "writes cannot be made to fail: no CONFIG_FAIL_MAKE_REQUEST?");
+	swapped = swap_out(self->mem, PAGES);
+	swap_works(true);
+	if (swapped < PAGES)
+		SKIP(return, "not all was unmapped: no swap?");
+	force_read_pages(self->mem, PAGES, psize());
+	EXPECT_TRUE(has_frames(self->pagemap, self->mem, &before));
+	EXPECT_EQ(collapse_retry(self->mem, WINDOW), 0);
+	EXPECT_TRUE(is_huge(self->mem));
+	EXPECT_TRUE(window_intact(self->mem, 1));
+	EXPECT_TRUE(has_frames(self->pagemap, self->mem, &before));
 }
 
 TEST_HARNESS_MAIN

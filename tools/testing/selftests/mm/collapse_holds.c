@@ -1281,7 +1281,8 @@ static void change_mapping(struct __test_metadata *_metadata,
 	struct actor *actor;
 
 	/* From here on fork() looks for pins. */
-	if (self->gup < 0 || !map_private(self->aside, WINDOW) || !pin(self, self->aside, 1, 1) || !unpin(self))
+	if (self->gup < 0 || !map_private(self->aside, WINDOW) || !pin(self, self->aside, 1, 1) ||
+	    !unpin(self))
 		SKIP(return, "no gup_test");
 	/* Shared with the process that lets the collapse go on. */
 	actor = mmap(NULL, sizeof(*actor), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,

@@ -2,7 +2,7 @@
 #ifndef SELFTESTS_MM_COLLAPSE_PAGES_H
 #define SELFTESTS_MM_COLLAPSE_PAGES_H
 
-/* What the tests write to pages, so that a page or word that is lost or moved shows. */
+/* Content for pages that shows if a page or a word is lost or moved, and their frames. */
 
 #include "collapse_util.h"
 
@@ -55,6 +55,36 @@ static inline bool window_intact(const char *window, size_t stride)
 		if (i % stride ? !page_zero(page) : !page_intact(page))
 			return false;
 	}
+	return true;
+}
+
+/* Makes a huge page of the window, then has its PTEs map it. */
+static inline bool map_huge_by_ptes(char *window)
+{
+	write_pages(window, PAGES, 1);
+	return !collapse(window, WINDOW) && is_huge(window) && split_mapping(window + psize()) &&
+	       !is_huge(window);
+}
+
+/* The page frames of a window. */
+struct frames {
+	unsigned long pfns[HPAGE_SIZE / 4096];
+};
+
+static inline struct frames frames_of(int pagemap, char *window)
+{
+	struct frames frames;
+
+	for (size_t i = 0; i < PAGES; i++)
+		frames.pfns[i] = pagemap_get_pfn(pagemap, window + i * psize());
+	return frames;
+}
+
+static inline bool has_frames(int pagemap, char *window, const struct frames *frames)
+{
+	for (size_t i = 0; i < PAGES; i++)
+		if (pagemap_get_pfn(pagemap, window + i * psize()) != frames->pfns[i])
+			return false;
 	return true;
 }
 

@@ -305,6 +305,13 @@ static void act_collapse_in_c(FIXTURE_DATA(collapse_race) * self)
 	use_engine("rust");
 }
 
+/* The window is huge then, or would have been, and its mapping is split. */
+static void act_collapse_and_split(FIXTURE_DATA(collapse_race) * self)
+{
+	collapse(self->window, WINDOW);
+	split_mapping(page(self, 3));
+}
+
 /*
  * Written, unmapped by reclaim if that can be, and mapped again by swapoff: which maps
  * pages read-only, whatever they were before.
@@ -542,6 +549,11 @@ FIXTURE_VARIANT_ADD(collapse_race, collapse_in_c)
 	.early_passes = 2,
 	.early_mapped = 2,
 	.early = 0,
+};
+
+FIXTURE_VARIANT_ADD(collapse_race, collapse_and_split)
+{
+	.act = act_collapse_and_split,
 };
 
 FIXTURE_VARIANT_ADD(collapse_race, migrate)
@@ -1771,7 +1783,8 @@ static int collapse_while_dumping(pid_t child, int dir, char *mem)
 			offset = offset_in_core(core, mem);
 		if (offset && !fstat(core, &file) && file.st_size >= offset &&
 		    file.st_size < offset + (off_t)SIZE)
-			collapse_of(pidfd, mem + ((file.st_size - offset) & ~(WINDOW - 1)), WINDOW, 0);
+			collapse_of(pidfd, mem + ((file.st_size - offset) & ~(WINDOW - 1)),
+				    WINDOW, 0);
 	}
 	unlinkat(dir, name, 0);
 	close(pidfd);
