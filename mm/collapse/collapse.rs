@@ -38,8 +38,6 @@
 //! reaper), userfaultfd's ioctls, page faults, GUP, KSM, NUMA balancing, reclaim, compaction,
 //! memory failure, swapoff, and walkers that report on page tables.
 
-use kernel::prelude::*;
-
 mod batch;
 mod control;
 mod copy;
@@ -60,20 +58,3 @@ mod sources;
 mod switch;
 mod trace;
 mod window;
-
-module! {
-    type: Collapse,
-    name: "collapse",
-    authors: ["The MADV_COLLAPSE in Rust authors"],
-    description: "MADV_COLLAPSE of private anonymous memory",
-    license: "GPL",
-}
-
-struct Collapse;
-
-impl kernel::Module for Collapse {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        pr_info!("MADV_COLLAPSE of private anonymous memory is served in Rust\n");
-        Ok(Self)
-    }
-}
