@@ -139,6 +139,14 @@ uapi_constants() {
 $constants" | gcc -xc -fsyntax-only -I"$TREE/tools/include/uapi" -I"$TREE/tools/include" -
 }
 
+# perf makes a table of the advices of a header. It has its own copy of that header, and will
+# have our flags when it is updated.
+perf_advices() {
+	local table
+	table=$("$TREE/tools/perf/trace/beauty/madvise_behavior.sh" "$TREE/include/uapi/asm-generic/") || return
+	grep -q '= "COLLAPSE"' <<<"$table" && [ -z "$(sed -n 's/^\t*\(\[.*\]\).*/\1/p' <<<"$table" | sort | uniq -d)" ]
+}
+
 # Each new file has a maintainer besides the maintainer of everything.
 maintainers() {
 	local path nobody=0
@@ -165,6 +173,7 @@ check "checkpatch --strict" patches_and_files
 check "man-pages: well-formed, no warning" man_pages
 check "series: formats, applies, checkpatch --strict" series_mails
 check "get_maintainer.pl names somebody for each new file" maintainers
+check "perf's table of advices has no element twice" perf_advices
 check "constants of thp-collapse are those of the headers" uapi_constants
 # The debug kernel is built with clippy. Here only code in Rust is built.
 if command -v clippy-driver >/dev/null; then

@@ -53,8 +53,6 @@
 //! | [`batch_size`], [`gfp`], [`policy`], [`ranges`] | how much, how, by which rules, where   |
 //! | [`hooks`], [`outcome`], [`trace`]               | for tests; for the caller; tracepoints |
 
-use kernel::prelude::*;
-
 mod batch;
 mod batch_size;
 mod copy;
@@ -83,20 +81,3 @@ mod switch;
 mod trace;
 mod unmap;
 mod window;
-
-module! {
-    type: Collapse,
-    name: "collapse",
-    authors: ["The MADV_COLLAPSE in Rust authors"],
-    description: "MADV_COLLAPSE of private anonymous memory",
-    license: "GPL",
-}
-
-struct Collapse;
-
-impl kernel::Module for Collapse {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        pr_info!("MADV_COLLAPSE of private anonymous memory is served in Rust\n");
-        Ok(Self)
-    }
-}
