@@ -71,10 +71,6 @@ in_guest() {
 	return $status
 }
 
-announces() {
-	grep -aq 'collapse: MADV_COLLAPSE' "$BUILD/boot/debug-kunit/console"
-}
-
 # Prints an object's bytes without the line numbers in the names of initcalls, which
 # any edit above an initcall changes.
 without_lines() {
@@ -177,7 +173,6 @@ release_guests() {
 
 debug_guests() {
 	suite "KUnit" kunit
-	step "the crate announces itself at boot" announces
 	step "redis-server's heap is collapsed, its data intact (debug)" \
 		"$ROOT/scripts/boot.sh" -t 600 -l redis debug "bash '$ROOT/guest/redis.sh' '$program' 20000"
 	suite "stress-ng beside thp-collapse (debug)" in_guest programs debug "python3 '$ROOT/guest/programs.py' '$program'"
