@@ -30,11 +30,11 @@
 //! the place of [`protect`]. A window that maps a whole huge page takes [`remap`] and no other.
 //! A window that fails is given back as it was and leaves the others alone.
 //!
-//! "VMA stable" is the VMA read lock for the caller's own memory and mmap_lock for read for that of
-//! others. Either keeps out fork, mremap, munmap, mprotect, mlock, registration with userfaultfd,
-//! and khugepaged. These run beside us: zaps (MADV_DONTNEED, MADV_FREE, guard regions, the OOM
-//! reaper), userfaultfd's ioctls, page faults, GUP, KSM, NUMA balancing, reclaim, compaction,
-//! memory failure, swapoff, and walkers that report on page tables.
+//! "VMA stable" is the VMA read lock, or mmap_lock for read where that cannot be taken. Either
+//! keeps out fork, mremap, munmap, mprotect, mlock, registration with userfaultfd, and khugepaged.
+//! These run beside us: zaps (MADV_DONTNEED, MADV_FREE, guard regions, the OOM reaper),
+//! userfaultfd's ioctls, page faults, GUP, KSM, NUMA balancing, reclaim, compaction, memory
+//! failure, swapoff, and walkers that report on page tables.
 //!
 //! # Map
 //!

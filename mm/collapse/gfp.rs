@@ -10,10 +10,7 @@ use crate::{
 use kernel::{
     alloc::Flags,
     mm::{
-        internal::{
-            stable::VmaLockMode,
-            thp, //
-        },
+        internal::thp,
         virt::VmaRef,
         MmWithUser, //
     },
@@ -26,7 +23,6 @@ pub(crate) struct Gfp<'mm> {
     mm: &'mm MmWithUser,
     /// All of the request.
     ranges: Ranges<'mm>,
-    lock_mode: VmaLockMode,
     defrag: bool,
     /// How a page fault would allocate in the VMA at hand.
     fault: Flags,
@@ -40,7 +36,6 @@ impl<'mm> Gfp<'mm> {
         Self {
             mm,
             ranges,
-            lock_mode: policy.lock_mode,
             defrag: policy.defrag,
             fault: thp::GFP_TRANSHUGE_LIGHT,
             most_permissive: None,
@@ -57,7 +52,6 @@ impl<'mm> Gfp<'mm> {
         let Self {
             mm,
             ranges,
-            lock_mode,
             most_permissive,
             ..
         } = self;
@@ -66,7 +60,7 @@ impl<'mm> Gfp<'mm> {
             if let Some(gfp) = *most_permissive {
                 return Ok(gfp);
             }
-            let gfp = most_permissive_gfp(mm, *lock_mode, *ranges)?;
+            let gfp = most_permissive_gfp(mm, *ranges)?;
 
             *most_permissive = Some(gfp);
             Ok(gfp)
@@ -104,11 +98,7 @@ fn choose(
 /// # Context
 ///
 /// May sleep.
-fn most_permissive_gfp(
-    mm: &MmWithUser,
-    lock_mode: VmaLockMode,
-    ranges: Ranges<'_>,
-) -> Result<Option<Flags>> {
+fn most_permissive_gfp(mm: &MmWithUser, ranges: Ranges<'_>) -> Result<Option<Flags>> {
     for segment in ranges.segments() {
         // A request ends at the first segment that cannot be served: see `request::collapse`.
         let range = match ranges.pages(segment) {
@@ -123,7 +113,7 @@ fn most_permissive_gfp(
                 return Err(EINTR);
             }
             cond_resched();
-            let Some(vma) = mm.find_stable_vma(addr, lock_mode)? else {
+            let Some(vma) = mm.find_stable_vma(addr)? else {
                 break;
             };
             if vma.start() >= range.end {

@@ -18,10 +18,7 @@
 
 use kernel::{
     mm::{
-        internal::{
-            pgtable::PTRS_PER_PTE,
-            stable::VmaLockMode, //
-        },
+        internal::pgtable::PTRS_PER_PTE,
         virt::VmaRef, //
     },
     prelude::*, //
@@ -78,8 +75,8 @@ pub(crate) struct Policy {
     pub(crate) defrag: bool,
     /// Whether MADV_NOHUGEPAGE is heeded.
     pub(crate) heed_nohugepage: bool,
-    /// What keeps VMAs stable.
-    pub(crate) lock_mode: VmaLockMode,
+    /// Whether the memory may be that of another process.
+    pub(crate) foreign: bool,
 }
 
 impl Policy {
@@ -105,10 +102,7 @@ impl Policy {
                 Caller::Other { admin } => !admin,
                 Caller::Kernel => true,
             },
-            lock_mode: match caller {
-                Caller::Owner => VmaLockMode::Vma,
-                Caller::Other { .. } | Caller::Kernel => VmaLockMode::Mmap,
-            },
+            foreign: caller != Caller::Owner,
         })
     }
 
@@ -221,24 +215,6 @@ mod tests {
                 match caller {
                     Caller::Owner | Caller::Other { admin: true } => false,
                     Caller::Other { admin: false } | Caller::Kernel => true,
-                }
-            );
-        });
-    }
-
-    #[test]
-    fn vma_locks_serve_the_own_mm_only() {
-        every(|_, caller, policy| {
-            let Ok(policy) = policy else { return };
-
-            let own = caller == Caller::Owner;
-
-            assert_eq!(
-                policy.lock_mode,
-                if own {
-                    VmaLockMode::Vma
-                } else {
-                    VmaLockMode::Mmap
                 }
             );
         });

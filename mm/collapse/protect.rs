@@ -168,7 +168,7 @@ fn unpin_unlock(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
     // SAFETY: By the type invariants of `Pinned` the folios are pinned.
     unsafe { snapshot.folios.count_pins(false) };
 
-    if let Some(mut table) = slot.lock_table() {
+    if let Ok(mut table) = slot.lock_table_or_pmd() {
         let Snapshot {
             ptes,
             installed,

@@ -25,10 +25,7 @@ use kernel::{
     mm::{
         internal::{
             pgtable::PMD_SIZE,
-            stable::{
-                StableVma,
-                VmaLockMode, //
-            },
+            stable::StableVma, //
         },
         MmWithUser, //
     },
@@ -49,7 +46,7 @@ struct Request<'mm> {
 /// As process_madvise() does, this ends with the first range that was not wholly served, and tells
 /// why only when that is also the first of all.
 pub(crate) fn collapse(mm: &MmWithUser, policy: Policy, segments: &[Segment]) -> Result<usize> {
-    let ranges = Ranges::new(mm, policy.lock_mode, segments);
+    let ranges = Ranges::new(mm, policy.foreign, segments);
     let mut request = Request {
         mm,
         policy,
@@ -88,11 +85,11 @@ impl<'mm> Request<'mm> {
             if current!().fatal_signal_pending() {
                 return outcome.note(Refusal::Killed);
             }
-            if self.policy.lock_mode == VmaLockMode::Mmap && self.mm.is_abandoned() {
+            if self.policy.foreign && self.mm.is_abandoned() {
                 return outcome.note(Refusal::Gone);
             }
             cond_resched();
-            let vma = match self.mm.find_stable_vma(addr, self.policy.lock_mode) {
+            let vma = match self.mm.find_stable_vma(addr) {
                 Ok(Some(vma)) => vma,
                 Ok(None) => return outcome.note_gap(),
                 Err(_) => return outcome.note(Refusal::Killed),

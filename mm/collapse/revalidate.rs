@@ -24,7 +24,7 @@ pub(crate) fn revalidate<'mm>(
         return Err(Refusal::Killed);
     }
     let vma = mm
-        .find_stable_vma(addr, policy.lock_mode)
+        .find_stable_vma(addr)
         .map_err(|_| Refusal::Killed)?
         .ok_or(Refusal::Gone)?;
 

@@ -173,14 +173,15 @@ fn scan_window(
     })))
 }
 
-/// Returns whether a table maps a whole huge page. References to it do not matter: it stays.
+/// Returns whether a table seems to map a whole huge page. References to it do not matter: it
+/// stays.
 #[inline(always)]
 fn maps_whole(table: &mut PteTableGuard<'_>) -> Result<bool, Refusal> {
     let Some(folio) = table.first_pmd_folio().map(ARef::from) else {
         return Ok(false);
     };
 
-    if !table.maps_whole(&folio) {
+    if !table.seems_whole(&folio) {
         return Ok(false);
     }
     if folio.is_locked() {

@@ -269,12 +269,11 @@ fn write_entries<'t>(
 
 /// Puts back the sources, wherever the slots still are ours.
 fn remove_migration_entries(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
-    match slot.lock_table() {
-        Some(mut table) => restore_ptes(table.slots(), snapshot, slot),
-        None => {
+    match slot.lock_table_or_pmd() {
+        Ok(mut table) => restore_ptes(table.slots(), snapshot, slot),
+        Err(pmd) => {
             // A zap of the whole window has freed the table: it took every one of our entries, so
             // that all sources are ours alone. The PMD lock stands in for that of the table.
-            let lock = slot.lock();
             for (pte, installed) in snapshot.ptes.iter().zip(snapshot.installed.iter_mut()) {
                 if !pte.is_none() {
                     *installed = Pte::NONE;
@@ -283,7 +282,7 @@ fn remove_migration_entries(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
                     unsafe { source_page(*pte).remove_rmap(1, slot.vma()) };
                 }
             }
-            drop(lock);
+            drop(pmd);
             unlock_sources(snapshot);
         }
     }

@@ -48,6 +48,7 @@ pub use self::{
         PmdSlot, //
     },
     pte::{
+        ExclusiveFolio,
         PteKind,
         PteSlot,
         PteTableGuard, //

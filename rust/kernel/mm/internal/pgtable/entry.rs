@@ -107,6 +107,13 @@ impl Pte {
         pub is_swp_uffd_any => pte_swp_uffd_any;
     }
 
+    /// The same entry, but for the page after it.
+    #[inline(always)]
+    pub(super) fn next_page(self) -> Self {
+        // SAFETY: The function looks at the value that it is passed and at nothing else.
+        Self(unsafe { bindings::pte_next_pfn(self.0) })
+    }
+
     /// The kind of a non-present entry, or [`None`] for one that is empty or present.
     #[inline]
     pub fn softleaf(self) -> Option<Softleaf> {

@@ -4,6 +4,7 @@
 
 use super::{
     DetachedTable,
+    ExclusiveFolio,
     Pmd,
     PmdKind,
     PteSlot,
@@ -17,9 +18,7 @@ use crate::{
         internal::{
             folio::{
                 FilledFolio,
-                FolioLock,
                 PageRef,
-                PmdFolio,
                 StandIn,
                 HPAGE_PMD_NR, //
             },
@@ -143,7 +142,8 @@ impl<'v> PmdSlot<'v> {
 
     /// Maps and locks the PTE table.
     ///
-    /// Returns [`None`] if there is none: the entry is empty, or it maps a huge page.
+    /// Returns [`None`] if there is none: the entry is empty, or it maps a huge page. The latter
+    /// may be for a moment only, see [`PmdSlot::lock_table_or_pmd`].
     ///
     /// # Context
     ///
@@ -169,6 +169,26 @@ impl<'v> PmdSlot<'v> {
             vma: self.vma,
             _nts: NotThreadSafe,
         })
+    }
+
+    /// Maps and locks the PTE table, or takes the PMD lock if there is none.
+    ///
+    /// A table that is [`Hidden`] is not taken for one that is gone: that holds the PMD lock.
+    ///
+    /// # Context
+    ///
+    /// As for [`PmdSlot::lock_table`] and [`PmdSlot::lock`].
+    pub fn lock_table_or_pmd(&self) -> Result<PteTableGuard<'v>, PmdGuard<'v>> {
+        loop {
+            if let Some(table) = self.lock_table() {
+                return Ok(table);
+            }
+            let pmd = self.lock();
+
+            if self.read().kind() != PmdKind::Table {
+                return Err(pmd);
+            }
+        }
     }
 
     /// Takes the PMD lock.
@@ -481,8 +501,7 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
     ///
     /// # Errors
     ///
-    /// Returns `deposit`, and the table is back, when the entries map anything else, see
-    /// [`PteTableGuard::maps_whole`], or when the folio is in the swap cache.
+    /// Returns `deposit`, and the table is back, when the entries map anything else.
     ///
     /// # Examples
     ///
@@ -497,36 +516,37 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
     ///
     /// /// Maps the huge page that is mapped at `window` by a PMD entry again.
     /// fn remap<'v>(window: PmdSlot<'v>, deposit: PteTable<'v>) -> Result<(), PteTable<'v>> {
-    ///     let folio = window
-    ///         .lock_table()
-    ///         .and_then(|mut table| table.first_pmd_folio().map(ARef::from));
-    ///     let Some(folio) = folio else {
+    ///     let Some(mut table) = window.lock_table() else {
+    ///         return Err(deposit);
+    ///     };
+    ///     let Some(folio) = table.first_pmd_folio().map(ARef::from) else {
     ///         return Err(deposit);
     ///     };
     ///     let Some(lock) = folio.try_lock() else {
     ///         return Err(deposit);
     ///     };
+    ///     let Some(exclusive) = table.exclusive_folio(&folio, &lock) else {
+    ///         return Err(deposit);
+    ///     };
+    ///     drop(table);
     ///     let pmd = window.lock();
     ///     let [Some(hidden)] = pmd.hide([Some((window, folio.stand_in()))]) else {
     ///         return Err(deposit);
     ///     };
     ///
-    ///     hidden.lock().remap(&folio, &lock, deposit, || ()).map(drop)
+    ///     hidden.lock().remap(exclusive, deposit, || ()).map(drop)
     /// }
     /// ```
     pub fn remap(
         mut self,
-        folio: &PmdFolio,
-        lock: &FolioLock<'_>,
+        exclusive: ExclusiveFolio<'v, '_>,
         deposit: PteTable<'v>,
         mapped: impl FnOnce(),
     ) -> Result<DetachedTable<'v>, PteTable<'v>> {
         let slot = self.hidden.slot;
+        let ExclusiveFolio { folio, vma } = exclusive;
 
-        if !ptr::eq(deposit.mm, slot.vma.mm())
-            || lock.as_non_null() != folio.as_non_null()
-            || folio.is_swapcache()
-        {
+        if !ptr::eq(deposit.mm, slot.vma.mm()) || !ptr::eq(vma, slot.vma) {
             return Err(deposit);
         }
         let Some(mapping) = self.table.whole_mapping(folio) else {
@@ -543,7 +563,8 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
         // SAFETY: The PMD lock is held, and the lock of the table that the PTEs were in. `deposit`
         // is empty and nobody else's; it takes the place that the hidden table had in the mm's
         // count of tables. The folio is locked, and the PTEs, which are gone, mapped each of its
-        // pages at its place in the VMA, exclusively. The invalid entry in `slot` maps nothing, and
+        // pages, in their order. They are exclusive, see `ExclusiveFolio`: so these were all
+        // mappings of the folio. The invalid entry in `slot` maps nothing, and
         // no CPU caches a translation of the window. Of the references of the PTEs the PMD entry
         // keeps one.
         unsafe {

@@ -12,6 +12,7 @@ use crate::{
     mm::{
         internal::{
             folio::{
+                FolioLock,
                 PageRef,
                 PmdFolio, //
             },
@@ -93,35 +94,81 @@ impl PteTableGuard<'_> {
         }
     }
 
-    /// Returns whether the entries map all pages of `folio` in their order, and a PMD entry could
-    /// do the same: each page is exclusive, accessible, and not bad, and userfaultfd tracks none.
-    ///
-    /// An exclusive page has no other mapping, so that these are all mappings of the folio.
+    /// Returns whether the entries map all pages of `folio` in their order, and a PMD entry seems
+    /// to be able to do the same. [`PteTableGuard::exclusive_folio`] tells for sure.
     #[inline]
-    pub fn maps_whole(&mut self, folio: &PmdFolio) -> bool {
-        folio.is_remappable()
-            && self
-                .slots()
-                .zip(folio.pfn()..)
-                .all(|(slot, pfn)| slot.exclusive_mapping(pfn).is_some())
+    pub fn seems_whole(&mut self, folio: &PmdFolio) -> bool {
+        self.whole_mapping(folio).is_some()
     }
 
-    /// Returns what is true of any of the entries, if [`PteTableGuard::maps_whole`].
+    /// Returns what is true of any of the entries, if they map all pages of `folio` in their order,
+    /// and userfaultfd tracks none of them.
+    #[inline]
     pub(super) fn whole_mapping(&mut self, folio: &PmdFolio) -> Option<WholeMapping> {
         if !folio.is_remappable() {
             return None;
         }
         let mut mapping = WholeMapping::default();
 
-        for (slot, pfn) in self.slots().zip(folio.pfn()..) {
-            let pte = slot.exclusive_mapping(pfn)?;
+        let mut expected = None;
 
-            mapping.young |= pte.is_young();
-            mapping.dirty |= pte.is_dirty();
-            mapping.soft_dirty |= pte.is_soft_dirty();
+        for (slot, pfn) in self.slots().zip(folio.pfn()..) {
+            let pte = slot.read();
+
+            // Mostly an entry is as the one before, and tells nothing new.
+            if expected != Some(pte) {
+                if !pte.is_present() || pte.pfn() != pfn || pte.is_uffd() || pte.is_protnone() {
+                    return None;
+                }
+                mapping.young |= pte.is_young();
+                mapping.dirty |= pte.is_dirty();
+                mapping.soft_dirty |= pte.is_soft_dirty();
+            }
+            expected = Some(pte.next_page());
         }
         Some(mapping)
     }
+}
+
+impl<'v> PteTableGuard<'v> {
+    /// Returns `folio` with its lock, if the entries map all of its pages in their order and
+    /// exclusively, and none of the pages is bad.
+    #[inline]
+    pub fn exclusive_folio<'l>(
+        &mut self,
+        folio: &'l PmdFolio,
+        lock: &'l FolioLock<'_>,
+    ) -> Option<ExclusiveFolio<'v, 'l>> {
+        if lock.as_non_null() != folio.as_non_null()
+            || folio.is_swapcache()
+            || !self
+                .slots()
+                .zip(folio.pfn()..)
+                .all(|(slot, pfn)| slot.maps_exclusively(pfn))
+        {
+            return None;
+        }
+        // INVARIANT: The pages were looked at with the table locked, and `lock` is that of the
+        // folio.
+        Some(ExclusiveFolio {
+            folio,
+            vma: self.vma,
+        })
+    }
+}
+
+/// A locked folio of PMD order that one VMA maps exclusively.
+///
+/// # Invariants
+///
+/// `folio` is locked for `'l`, and not in the swap cache. Each of its pages has been mapped
+/// exclusively in `vma` while it was locked. A page that is still mapped there is exclusive still:
+/// fork() needs the VMA lock, which `'v` excludes, and all others that take exclusivity away have
+/// the folio lock.
+#[derive(Clone, Copy)]
+pub struct ExclusiveFolio<'v, 'l> {
+    pub(super) folio: &'l PmdFolio,
+    pub(super) vma: &'v VmaRef,
 }
 
 /// What is true of any of the PTEs that map a whole folio of PMD order.
@@ -201,28 +248,15 @@ impl<'t> PteSlot<'t> {
         PteKind::Page(pte, unsafe { PageRef::from_pfn(pte.pfn()) })
     }
 
-    /// Returns the entry, if it maps page `pfn` of an anonymous folio exclusively, and a PMD entry
-    /// could map it as well.
+    /// Returns whether the entry maps page `pfn` of an anonymous folio exclusively, and the page is
+    /// not known to be bad.
     #[inline(always)]
-    fn exclusive_mapping(&self, pfn: usize) -> Option<Pte> {
-        let pte = self.read();
-
-        if !pte.is_present()
-            || pte.pfn() != pfn
-            || pte.is_special()
-            || pte.is_uffd()
-            || pte.is_protnone()
-        {
-            return None;
-        }
-        // SAFETY: An entry that is present and not special maps a refcounted page, and while the
-        // table is locked nobody can remove that mapping.
-        let page = unsafe { PageRef::from_pfn(pfn) };
-
-        if page.is_anon_exclusive() && !page.is_hwpoison() {
-            Some(pte)
-        } else {
-            None
+    fn maps_exclusively(&self, pfn: usize) -> bool {
+        match self.classify() {
+            PteKind::Page(pte, page) => {
+                pte.pfn() == pfn && page.is_anon_exclusive() && !page.is_hwpoison()
+            }
+            _ => false,
         }
     }
 
