@@ -3,7 +3,7 @@
 #define __MM_COLLAPSE_H
 
 /*
- * What khugepaged.c and the Rust code in collapse/ have in common.
+ * Declarations that khugepaged.c and the Rust code in collapse/ share.
  */
 
 #include <linux/jump_label.h>
@@ -67,7 +67,7 @@ struct collapse_limits {
 	unsigned int shared;
 };
 
-/* What the C code must know of a request, to serve a window of it. */
+/* The part of a request that the C code needs to serve a window of it. */
 struct collapse_policy {
 	struct collapse_limits limits;
 	gfp_t gfp;
@@ -82,7 +82,7 @@ struct collapse_policy {
 ssize_t collapse_madvise(struct mm_struct *mm, const struct iovec *ranges,
 			 unsigned long nr_ranges, unsigned int flags);
 
-/* In khugepaged.c: what that leaves to C. Called without mmap_lock. */
+/* In khugepaged.c: serves windows of files. Called without mmap_lock. */
 int collapse_file_window(struct mm_struct *mm, unsigned long addr,
 			 const struct collapse_policy *policy);
 void collapse_sysfs_limits(struct collapse_limits *limits);

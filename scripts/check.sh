@@ -163,6 +163,7 @@ maintainers() {
 
 check shellcheck shellcheck -x scripts/*.sh guest/*.sh .ci/run
 check ruff ruff check --quiet scripts guest tests
+check "no clause is the subject of a sentence" python3 -B scripts/prose.py
 check "SPDX lines" spdx
 check "bindings in entry.rs, file.rs and hooks.rs only" bindings_at_the_border
 check "no circle of imports in mm/collapse" no_circle

@@ -90,11 +90,11 @@ const MORE_ROUNDS: usize = 2;
 /// them, each is inaccessible for longer, and there are fewer interrupts.
 const WINDOWS_PER_SWITCH: usize = 3;
 
-/// What became of a batch.
+/// The outcome of a batch.
 pub(crate) struct Done {
     /// The windows that are to be told of.
     pub(crate) windows: KVec<(Window, Verdict)>,
-    /// Whether something waited for a lock of ours.
+    /// Returns whether something waited for a lock of ours.
     pub(crate) contended: bool,
 }
 
@@ -130,7 +130,7 @@ pub(crate) fn run<'mm>(
 
     batch.remap(wholes);
     if let Some(pages) = some_of(pages) {
-        // What was faulted in, or mapped lately by this CPU, is referenced by its LRU caches.
+        // This CPU's LRU caches have references to pages that it has faulted in or mapped lately.
         lru::lru_add_drain();
         match Pinnable::of(vma).filter(|_| !unmap && !hooks::unmaps_all()) {
             Some(pinnable) => batch.collapse_mapped(&pinnable, pages)?,
@@ -178,7 +178,7 @@ impl<S> SwitchRooms<'_, '_, S> {
     }
 }
 
-/// What the windows of a batch have in common.
+/// The properties that the windows of a batch share.
 struct Batch<'a, 'v, 'mm> {
     pool: &'a mut Pool<'mm>,
     vma: &'v StableVma<'mm>,

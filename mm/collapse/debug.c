@@ -39,11 +39,11 @@ struct collapse_faults collapse_faults = {
 	.armed = STATIC_KEY_FALSE_INIT,
 };
 
-/* Whether sources are replaced by migration entries, instead of protected. */
+/* Set if sources are replaced by migration entries, instead of protected. */
 static bool unmaps_all;
 /* Windows that are switched at a time; the engine's own choice if 0. */
 static u32 per_switch;
-/* What was done since boot, as the tracepoint of a batch tells it. */
+/* Counts since boot, as the tracepoint of a batch has them. */
 static atomic_t nr_recopied, nr_rounds, nr_old_way, nr_remapped;
 
 /* Called by a collapse after each pass. It may hold locks that can sleep. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Collapsing ranges of anonymous memory: what a range has in common with the next one, and how its
-//! windows come to batches, once or again.
+//! Collapsing ranges of anonymous memory: the state that outlives a range, and how windows are put
+//! into batches, once or again.
 //!
 //! An [`Engine`] serves one address space. It knows neither flags nor errno: its caller chooses the
 //! [`Policy`], and is told what became of the windows.
@@ -83,14 +83,15 @@ const WINDOW_TRIES: u8 = 3;
 /// How many page tables are looked at under one hold of a lock.
 const SCAN_MAX: usize = 2 * BATCH_MAX;
 
-/// What serves the memory of an address space, one range after another.
+/// Collapses memory of one address space, range after range.
 pub(crate) struct Engine<'mm> {
     mm: &'mm MmWithUser,
     pool: Pool<'mm>,
     batch: BatchSize,
-    /// Whether the LRU caches of all CPUs were drained, since pages were last read from swap.
+    /// Returns whether the LRU caches of all CPUs were drained, since pages were last read from
+    /// swap.
     drained: bool,
-    /// Where a scan counts. What is huge already is not scanned.
+    /// Where a scan counts. Memory that is huge already is not scanned.
     load: Option<KBox<NodeLoad>>,
     /// Windows that are to be tried again, before anything else.
     again: KVec<Window>,
@@ -102,7 +103,7 @@ pub(crate) struct Engine<'mm> {
 pub(crate) struct Progress {
     /// The address to go on at.
     pub(crate) next: usize,
-    /// What became of the windows before.
+    /// The outcome of the windows before it.
     pub(crate) outcome: Outcome,
 }
 
@@ -188,7 +189,7 @@ impl<'mm> Part<'_, '_, 'mm> {
     /// Scans windows from the first of `range` on, until there is a batch of them; collapses these,
     /// and returns where to go on.
     fn collapse(&mut self, vma: StableVma<'mm>, range: Range<usize>) -> usize {
-        // What is huge already costs no more than a look: nothing is allocated for it.
+        // A window that is huge already costs one look: nothing is allocated for it.
         let start = first_not_huge(&vma, range.clone());
         if start >= range.end || (start != range.start && start % PUD_SIZE == 0) {
             return start;
@@ -221,7 +222,8 @@ impl<'mm> Part<'_, '_, 'mm> {
             cond_resched();
             self.collapse_again();
         }
-        // What is left was noted when it was put there, or the request has ended.
+        // The outcome of the windows that are left was noted when they were put there, or the
+        // request has ended.
         self.engine.again.clear();
         self.engine.undrained.clear();
         next
@@ -236,7 +238,7 @@ impl<'mm> Part<'_, '_, 'mm> {
         let Ok(room) = KVec::with_capacity(BATCH_MAX, GFP_KERNEL) else {
             return self.outcome.note(Refusal::NoMemory);
         };
-        // What comes back finds the room that is made for it here.
+        // Windows that have to be tried once more are put into this new list.
         let again = core::mem::replace(&mut self.engine.again, room);
         let first = again.first().copied();
         let mut stable = None;
@@ -307,8 +309,8 @@ impl<'mm> Part<'_, '_, 'mm> {
             .inspect_err(|refusal| self.refuse(window, *refusal))
     }
 
-    /// Scans a window. What this CPU has mapped lately is referenced by its LRU caches: they are
-    /// drained before a window is refused for that.
+    /// Scans a window. The LRU caches of this CPU may have references to its pages. They are
+    /// drained before the window is refused for that.
     fn scan(&mut self, vma: &VmaRef, window: Window, limits: &Limits) -> Result<Found, Refusal> {
         let load = match &mut self.engine.load {
             Some(load) => load,
@@ -326,8 +328,8 @@ impl<'mm> Part<'_, '_, 'mm> {
 
     /// Scans windows until there is a batch of candidates.
     ///
-    /// A batch ends at a gap: what lies between two candidates and is huge, or refused, is not to
-    /// be taken from secondary MMUs with them.
+    /// A batch ends at a gap: secondary MMUs keep their mappings of the windows between two
+    /// candidates, which are huge or were refused.
     fn scan_range(
         &mut self,
         vma: &VmaRef,
@@ -393,8 +395,9 @@ impl<'mm> Part<'_, '_, 'mm> {
     /// Allocates what candidates need, for as many as can be, and leaves the others to the next
     /// batch.
     ///
-    /// Also returns what of the first window has to be faulted in. Such a window goes alone: what
-    /// is read from swap is charged as well, and no huge page of another window may be held then.
+    /// Also returns which pages of the first window have to be faulted in. Such a window goes
+    /// alone: pages that are read from swap are charged as well, and no huge page of another window
+    /// may be held then.
     fn prealloc(
         &mut self,
         candidates: KVec<(Candidate, Window)>,
@@ -536,7 +539,7 @@ impl<'mm> Part<'_, '_, 'mm> {
     }
 }
 
-/// What of a window has to be faulted in.
+/// The pages of a window that have to be faulted in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Absent {
     Nothing,

@@ -70,7 +70,7 @@ pub(crate) unsafe extern "C" fn collapse_madvise(
     }
 }
 
-/// Who asks for a collapse in `mm`.
+/// The caller that asks for a collapse in `mm`.
 fn caller(mm: &MmWithUser, asked: Asked) -> Caller {
     let current = current!();
     let Some(own) = current.mm() else {

@@ -33,7 +33,7 @@ const SLOT_TRIES: usize = 3;
 /// and waits for what is being moved.
 ///
 /// That may give up the lock for a while: to wait for a page, or because something waits for the
-/// lock. What is returned with success is a VMA that was looked at again since.
+/// lock. The VMA that is returned was looked at again after that.
 pub(crate) fn fault_in<'mm>(
     mm: &'mm MmWithUser,
     policy: &Policy,

@@ -26,8 +26,8 @@ pub(crate) struct Gfp<'mm> {
     defrag: bool,
     /// How a page fault would allocate in the VMA at hand.
     fault: Flags,
-    /// What [`most_permissive_gfp`] told. It is asked when it first matters: a request whose
-    /// memory is huge already does not pay for it.
+    /// The result of [`most_permissive_gfp`], which is called when it first matters: a request
+    /// whose memory is huge already does not pay for it.
     most_permissive: Option<Option<Flags>>,
 }
 
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    /// What [`most_permissive_gfp`] tells of a request with two VMAs.
+    /// The result of [`most_permissive_gfp`] for a request with two VMAs.
     fn most_permissive(faults: [Flags; 2]) -> Option<Flags> {
         faults.into_iter().find(|gfp| thp::may_reclaim(*gfp))
     }
@@ -198,7 +198,7 @@ mod tests {
                     let gated = matches!(mode, Defrag::DeferMadvise | Defrag::Madvise);
                     let expected = match (defrag, advised || !gated, other_advised) {
                         (true, _, _) => thp::GFP_TRANSHUGE,
-                        // What the window's own VMA has to say is enough.
+                        // The window's own VMA decides.
                         (false, true, _) => own,
                         (false, false, true) => HARD,
                         (false, false, false) => own,

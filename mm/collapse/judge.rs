@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the scan, and the passes that lock sources, refuse alike.
+//! Pages that both the scan and the passes that lock sources refuse.
 
 use crate::{
     outcome::Refusal,
@@ -22,7 +22,7 @@ use kernel::mm::internal::{
     },
 };
 
-/// Whether a page of a folio, which a PTE maps, can be a source.
+/// Returns whether a page of a folio, which a PTE maps, can be a source.
 ///
 /// # Context
 ///
@@ -41,7 +41,7 @@ pub(crate) fn judge_page(pte: Pte, page: PageRef<'_>, folio: &Folio) -> Result<(
     Ok(())
 }
 
-/// What a non-present entry means for its window: whether it can be faulted in.
+/// Checks whether the page of a non-present entry can be faulted in.
 pub(crate) fn judge_softleaf(pte: Pte, softleaf: Softleaf) -> Result<(), Refusal> {
     match softleaf {
         Softleaf::Swap | Softleaf::Migration if pte.is_swp_uffd_any() => Err(Refusal::Uffd),
@@ -76,7 +76,7 @@ impl PteCounts {
         Ok(())
     }
 
-    /// Whether a window may be collapsed that has so many holes and zero pages.
+    /// Returns whether a window may be collapsed that has so many holes and zero pages.
     pub(crate) fn judge_holes(&self, limits: &Limits) -> Result<(), Refusal> {
         if self.holes == PTRS_PER_PTE {
             return Err(Refusal::Empty);

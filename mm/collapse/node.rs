@@ -41,8 +41,8 @@ impl NodeLoad {
             .map(|(nid, _)| nid)
     }
 
-    /// Whether the pages lie too far apart to be gathered on one node, in a system that would
-    /// rather reclaim than go far.
+    /// Returns whether the pages lie too far apart to be gathered on one node, in a system that
+    /// would rather reclaim than go far.
     #[inline(always)]
     pub(crate) fn too_far(&self) -> bool {
         thp::node_reclaim_enabled() && self.spans_too_far()

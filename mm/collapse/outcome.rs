@@ -13,7 +13,7 @@ use kernel::{
 
 /// Why a window, or the rest of a request, was not collapsed.
 ///
-/// There is no success in here: what is huge, by us or before us, has no refusal.
+/// There is no success in here: a window that is huge, by us or before us, has no refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refusal {
     /// There is no page table, or one with nothing in it.
@@ -62,8 +62,8 @@ pub(crate) enum Refusal {
     Writeback,
 }
 
-/// What the caller can do about a refusal. When several windows were refused, the last of these
-/// that occurred is reported: it is the most useful one to know.
+/// The answer to a refusal that serves its caller. When several windows were refused, the last of
+/// these that occurred is reported: it is the most useful one to know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Advice {
     /// This range will not collapse.
@@ -105,7 +105,7 @@ impl Refusal {
         }
     }
 
-    /// Whether the request ends with this: going on would meet it again.
+    /// Returns whether the request ends with this: going on would meet it again.
     pub(crate) fn ends_request(self) -> bool {
         matches!(
             self,
@@ -117,7 +117,7 @@ impl Refusal {
         )
     }
 
-    /// Whether the window may well collapse when it is tried once more right away.
+    /// Returns whether the window may well collapse when it is tried once more right away.
     pub(crate) fn is_fleeting(self) -> bool {
         matches!(self, Refusal::Locked | Refusal::Pinned | Refusal::Raced)
     }
@@ -196,7 +196,7 @@ pub(crate) enum Verdict {
     Deferred,
 }
 
-/// What became of a range so far.
+/// The outcome of a range so far.
 #[derive(Default)]
 pub(crate) struct Outcome {
     worst: Option<Advice>,

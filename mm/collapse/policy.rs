@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a request may do: made once, from its flags, its caller and sysfs, and never looked up
+//! The rights of a request: made once, from its flags, its caller and sysfs, and never looked up
 //! again.
 //!
 //! | question        | rule                                                                     |
@@ -13,8 +13,8 @@
 //! | allocation      | as page faults do, see [`crate::gfp`]; with DEFRAG as hard as can be     |
 //!
 //! CAP_SYS_ADMIN is asked for in the initial user namespace, as process_madvise() asks for
-//! CAP_SYS_NICE. What is taken is memory of the whole system, and the limits are those of who
-//! administrates that: root in a namespace of its own has no say in either.
+//! CAP_SYS_NICE. A collapse takes memory of the whole system, and the limits are set by the
+//! system's administrator: root in a namespace of its own has no say in either.
 
 use kernel::{
     mm::{
@@ -24,7 +24,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// What the flags of process_madvise() ask for.
+/// The flags of process_madvise(), as booleans.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Asked {
     /// MADV_F_COLLAPSE_LIMITS: to heed the limits of sysfs.
@@ -33,7 +33,7 @@ pub(crate) struct Asked {
     pub(crate) defrag: bool,
 }
 
-/// Who asks.
+/// The caller of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Caller {
     /// A task, for memory of its own. That goes for the workers of io_uring too.
@@ -67,15 +67,15 @@ impl Limits {
     };
 }
 
-/// What a request may do.
+/// The rights of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Policy {
     limits: Limits,
-    /// Whether every allocation may reclaim and compact.
+    /// Returns whether every allocation may reclaim and compact.
     pub(crate) defrag: bool,
-    /// Whether MADV_NOHUGEPAGE is heeded.
+    /// Returns whether MADV_NOHUGEPAGE is heeded.
     pub(crate) heed_nohugepage: bool,
-    /// Whether the memory may be that of another process.
+    /// Returns whether the memory may be that of another process.
     pub(crate) foreign: bool,
 }
 
@@ -113,7 +113,7 @@ impl Policy {
 
     fn limits_where(&self, userfaultfd_armed: bool) -> Limits {
         if userfaultfd_armed {
-            // Who watches for missing pages wants to be asked before a hole is filled.
+            // A process that watches for missing pages has to be asked before a hole is filled.
             return Limits {
                 none: 0,
                 ..self.limits

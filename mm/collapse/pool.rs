@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What windows need on their way, allocated while nothing is held and kept for the next window
-//! when one did not use it.
+//! Allocations that windows need. They are made while no lock is held, and kept for the next window
+//! if one did not use them.
 
 use crate::{
     batch_size::BATCH_MAX,
@@ -89,7 +89,7 @@ impl<'mm> PreparedWindows<'mm> {
     }
 }
 
-/// What was allocated and is not in use.
+/// Allocations that are not in use.
 ///
 /// This is all that the passes of a batch get to see: they cannot allocate through it.
 ///
@@ -120,7 +120,7 @@ impl<'mm> Pool<'mm> {
         Ok(())
     }
 
-    /// Takes back what was not used. What there is no room for is freed.
+    /// Takes back what was not used. It is freed if there is no room for it.
     pub(crate) fn keep(&mut self, prealloc: Prealloc<'mm>) {
         drop(self.preallocs.push_within_capacity(prealloc));
     }

@@ -27,10 +27,10 @@ use kernel::mm::{
     MmWithUser, //
 };
 
-/// What it may cost others to allocate the huge page of a window and to charge it.
+/// How hard to try to allocate the huge page of a window, and to charge it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
-    /// What the policy lets it.
+    /// As hard as the policy allows.
     Full,
     /// Neither reclaim nor compaction: another window can go first, and leaves its base pages
     /// behind.
@@ -104,7 +104,7 @@ fn prealloc_new<'mm>(
     }
     folio.count_memcg_alloc();
 
-    // What may reclaim whatever the effort comes when the huge page is at hand.
+    // Allocations that may reclaim, whatever the effort, are made when the huge page is at hand.
     let table = PteTable::alloc(mm).map_err(|_| Refusal::NoMemory)?;
     let snapshot = pool.take_snapshot().map_err(|_| Refusal::NoMemory)?;
 

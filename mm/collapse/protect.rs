@@ -3,7 +3,8 @@
 //! Making the sources of a window read-only, while they stay mapped.
 //!
 //! Reads of the window go on, and a write costs one page fault, which makes the page writable
-//! again. What was written until the switch is found there by its PTE, and copied again.
+//! again. The switch finds by their PTEs the pages that were written until then, and copies them
+//! again.
 //!
 //! # Why a write cannot be missed
 //!

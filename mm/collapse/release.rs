@@ -43,12 +43,12 @@ pub(crate) struct Switched<'v> {
     before: ScopeGuard<Before<'v>, fn(Before<'v>)>,
 }
 
-/// What a window had before.
+/// The table and the sources that a window had before.
 struct Before<'v> {
     table: DetachedTable<'v>,
     vma: &'v VmaRef,
     snapshot: KVBox<Snapshot>,
-    /// What is held of each source.
+    /// The references to each source that are ours.
     refs: OwnedRefs,
 }
 

@@ -43,7 +43,7 @@ use kernel::{
     sync::aref::ARef,
 };
 
-/// What a scan finds in a window.
+/// The result of scanning a window.
 pub(crate) enum Found {
     /// A huge page, mapped or being moved: nothing to do.
     Huge,
@@ -59,7 +59,7 @@ pub(crate) enum Candidate {
     Pages(Needs),
 }
 
-/// What a window needs that is to be copied.
+/// The needs of a window that is to be copied.
 pub(crate) struct Needs {
     /// The node that most of its pages lie on.
     pub(crate) nid: usize,

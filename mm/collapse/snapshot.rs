@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is remembered of the slots of a window while it is collapsed.
+//! A record of the slots of a window while it is collapsed.
 
 use kernel::mm::internal::{
     folio::{
@@ -14,13 +14,13 @@ use kernel::mm::internal::{
 };
 use pin_init::Zeroable;
 
-/// What was found in the slots of a window, and what was left there.
+/// The entries that were found in the slots of a window, and those that were left there.
 #[derive(Zeroable)]
 pub(crate) struct Snapshot {
     /// The PTEs of the sources; none where there is no source.
     pub(crate) ptes: [Pte; PTRS_PER_PTE],
-    /// What was left in each slot: a read-only PTE or a migration entry for a source, and what
-    /// there was for holes and zero pages.
+    /// The entry that was left in each slot: a read-only PTE or a migration entry for a source, and
+    /// the old entry for holes and zero pages.
     pub(crate) installed: [Pte; PTRS_PER_PTE],
     /// The folios of the sources.
     pub(crate) folios: MappedFolios,

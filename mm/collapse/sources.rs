@@ -59,7 +59,7 @@ pub(crate) fn lock_sources<'t, const PINS: c_int>(
     snapshot.folios.clear();
     let result = lock_slots::<PINS>(slots, snapshot, limits, counts, &mut filled);
     if result.is_err() {
-        // What an earlier window has left there.
+        // Forgets entries of an earlier window.
         for source in snapshot.ptes.iter_mut().skip(filled) {
             *source = Pte::NONE;
         }
@@ -94,7 +94,7 @@ fn lock_slots<'t, const PINS: c_int>(
             }
             PteKind::Special => return Err(Refusal::Foreign.into()),
             PteKind::Softleaf(pte, softleaf) => {
-                // What can be faulted in was: this came since.
+                // All pages that can be faulted in were: this entry came later.
                 judge_softleaf(pte, softleaf)?;
                 return Err(Refusal::Raced.into());
             }
@@ -189,7 +189,7 @@ pub(crate) enum NotTaken {
 }
 
 impl NotTaken {
-    /// What it is to those who do not know the other windows.
+    /// The refusal, for code that does not know the other windows.
     pub(crate) fn refusal(&self) -> Refusal {
         match self {
             NotTaken::Refused(refusal) => *refusal,
@@ -218,22 +218,22 @@ impl From<Unexpected> for NotTaken {
 /// [`Pinned`]: crate::protect::Pinned
 /// [`Unmapped`]: crate::unmap::Unmapped
 pub(crate) trait Sources<'v>: Sized {
-    /// What is held of each small source when its mapping is gone.
+    /// The references to each small source that are ours when its mapping is gone.
     const REFS: OwnedRefs;
 
     /// The window.
     fn slot(&self) -> PmdSlot<'v>;
 
-    /// What was found and left in its slots.
+    /// The entries that were found and left in its slots.
     fn snapshot(&self) -> &Snapshot;
 
     /// How many slots have no source.
     fn holes(&self) -> usize;
 
-    /// What has become of an entry that was left as `installed`, and reads as `now`.
+    /// Compares an entry that was left as `installed`, and reads as `now`.
     fn change(installed: Pte, now: Pte) -> Change;
 
-    /// Whether something else holds the sources, by now. Nobody can get at them through the page
+    /// Checks that nothing else holds the sources, by now. Nothing can get at them through the page
     /// table meanwhile.
     fn count(&self) -> Result<(), Refusal>;
 
@@ -243,7 +243,7 @@ pub(crate) trait Sources<'v>: Sized {
     /// Passes the sources on, to be released.
     fn into_snapshot(self) -> KVBox<Snapshot>;
 
-    /// Whether somebody waits for a page of them.
+    /// Returns whether somebody waits for a page of them.
     fn are_waited_for(&self) -> bool {
         // SAFETY: The sources are referenced.
         unsafe { self.snapshot().folios.have_waiters() }

@@ -127,7 +127,7 @@ impl<'g, 'v> Counted<'g, 'v> {
 }
 
 impl<'v> Complete<'_, 'v> {
-    /// Maps the huge folio. It is dirty, and so soft-dirty: whatever the sources were, nothing is
+    /// Maps the huge folio. It is dirty, and so soft-dirty, whatever the sources were: no write is
     /// missed.
     fn commit<'mm: 'v, S: Sources<'v>>(self, copied: Copied<'mm, S>) -> Switched<'v> {
         let Copied {

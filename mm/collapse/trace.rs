@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What windows and batches tell of themselves.
+//! Tracepoints of windows and batches.
 
 use crate::{
     hooks,

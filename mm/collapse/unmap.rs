@@ -143,7 +143,8 @@ impl<'v> Sources<'v> for Unmapped<'v> {
     }
 
     fn count(&self) -> Result<(), Refusal> {
-        // They were counted when they were unmapped. What came later can only read them.
+        // They were counted when they were unmapped. References that were taken later can only be
+        // used to read them.
         Ok(())
     }
 

@@ -85,17 +85,17 @@ impl<T> Room<T> {
         self.0.remove(0).ok()
     }
 
-    /// Whether nothing was put in.
+    /// Returns whether nothing was put in.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// What was put in so far.
+    /// The values that were put in so far.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter()
     }
 
-    /// What was put in.
+    /// The values that were put in.
     pub(crate) fn into_inner(self) -> KVec<T> {
         self.0
     }

@@ -97,50 +97,50 @@ impl Folio {
         Some(unsafe { &*ptr::from_ref(self).cast() })
     }
 
-    /// Whether this folio has more than one page.
+    /// Returns whether this folio has more than one page.
     #[inline(always)]
     fn is_large(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
         unsafe { bindings::folio_test_large(self.as_ptr()) }
     }
 
-    /// Whether its pages are anonymous memory. Does not change while they are mapped.
+    /// Returns whether its pages are anonymous memory. Does not change while they are mapped.
     #[inline(always)]
     pub fn is_anon(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
         unsafe { bindings::folio_test_anon(self.as_ptr()) }
     }
 
-    /// Whether a page table maps any of its pages, by now or a moment ago.
+    /// Returns whether a page table maps any of its pages, by now or a moment ago.
     #[inline(always)]
     pub fn is_mapped(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
         unsafe { bindings::folio_mapped(self.as_ptr()) }
     }
 
-    /// Whether somebody has it locked, by now or a moment ago.
+    /// Returns whether somebody has it locked, by now or a moment ago.
     #[inline(always)]
     pub fn is_locked(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
         unsafe { bindings::folio_test_locked(self.as_ptr()) }
     }
 
-    /// Whether it is in the swap cache. Stable while it is locked.
+    /// Returns whether it is in the swap cache. Stable while it is locked.
     #[inline(always)]
     pub fn is_swapcache(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
         unsafe { bindings::folio_test_swapcache(self.as_ptr()) }
     }
 
-    /// Whether it is the memory of a device.
+    /// Returns whether it is the memory of a device.
     #[inline(always)]
     pub fn is_zone_device(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
         unsafe { bindings::folio_is_zone_device(self.as_ptr()) }
     }
 
-    /// Whether more than one process may map it, by now or a moment ago. For a large folio this is
-    /// a guess that may be too high.
+    /// Returns whether more than one process may map it, by now or a moment ago. For a large folio
+    /// this is a guess that may be too high.
     #[inline(always)]
     pub fn maybe_mapped_shared(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
@@ -168,7 +168,7 @@ impl Folio {
         }
     }
 
-    /// Whether pins are counted apart from other references.
+    /// Returns whether pins are counted apart from other references.
     #[inline(always)]
     fn has_pincount(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
@@ -277,16 +277,16 @@ impl Folio {
         result
     }
 
-    /// Whether somebody sleeps until the folio is unlocked. It may be somebody who waits for
-    /// another page whose queue is the same.
+    /// Returns whether somebody sleeps until the folio is unlocked. It may be somebody who waits
+    /// for another page whose queue is the same.
     #[inline(always)]
     pub fn has_waiters(&self) -> bool {
         // SAFETY: By the type invariants this is a folio.
         unsafe { bindings::folio_test_waiters(self.as_ptr()) }
     }
 
-    /// Whether several PTEs that follow each other may map the folio: because it is large, or
-    /// because KSM has merged equal pages into it.
+    /// Returns whether several PTEs that follow each other may map the folio: because it is large,
+    /// or because KSM has merged equal pages into it.
     ///
     /// The answer can change from no to yes, unless the folio is locked.
     #[inline(always)]
@@ -439,7 +439,8 @@ pub enum Unexpected {
 
 /// The lock of a folio.
 ///
-/// Its holder may sleep. The lock belongs to no task: what one leaves locked, another may adopt.
+/// Its holder may sleep. The lock belongs to no task: one task may leave it locked, and another may
+/// adopt it.
 ///
 /// # Invariants
 ///
@@ -547,15 +548,15 @@ impl<'a> PageRef<'a> {
         unsafe { Folio::from_raw(NonNull::new_unchecked(bindings::page_folio(self.as_ptr()))) }
     }
 
-    /// Whether one process alone maps the page, and may write it in place. Stable while the page
-    /// table that maps it is locked. Means nothing for a page that is not anonymous.
+    /// Returns whether one process alone maps the page, and may write it in place. Stable while the
+    /// page table that maps it is locked. Means nothing for a page that is not anonymous.
     #[inline(always)]
     pub fn is_anon_exclusive(self) -> bool {
         // SAFETY: The page is valid.
         unsafe { bindings::page_anon_exclusive(self.as_ptr()) }
     }
 
-    /// Whether the page is known to be bad.
+    /// Returns whether the page is known to be bad.
     #[inline(always)]
     pub fn is_hwpoison(self) -> bool {
         // SAFETY: The page is valid.

@@ -47,8 +47,8 @@ impl NodeMask {
     /// All nodes that are online.
     #[inline]
     pub fn online() -> Self {
-        // SAFETY: Bits of this mask change when a node comes or goes, and whoever uses such a mask
-        // has to expect that. It is read as C code does.
+        // SAFETY: Bits of this mask change when a node comes or goes, and users of such a mask have
+        // to expect that. It is read as C code does.
         Self(unsafe { bindings::node_online_mask() })
     }
 
@@ -62,7 +62,7 @@ impl NodeMask {
         }
     }
 
-    /// Whether a node is in the set.
+    /// Returns whether a node is in the set.
     #[inline]
     pub fn contains(&self, nid: usize) -> bool {
         let bits = usize::BITS as usize;

@@ -3,8 +3,8 @@
 //! Page tables of user address spaces, at the PMD and the PTE level.
 //!
 //! Entries are values: hardware and other CPUs change them at any time, so [`Pte`] and [`Pmd`] are
-//! copies of what was read once, never references. Who may read and write an entry follows
-//! Documentation/mm/process_addrs.rst:
+//! copies of what was read once, never references. The rules for reading and writing an entry are
+//! those of Documentation/mm/process_addrs.rst:
 //!
 //! - A [`PmdSlot`] says where the PMD entry of an address lies. It borrows a stable VMA, which
 //!   keeps the upper levels of the page table in place.
@@ -16,8 +16,8 @@
 //!
 //! Both locks are spinlocks. Types tell as much as this: the guards cannot leave their task, the
 //! VMA that they borrow can neither be given up nor be faulted in while one of them lives, and
-//! nothing that was found under a lock outlives it. They do not tell that no memory is allocated
-//! meanwhile: whoever can name GFP_KERNEL can do that, and CONFIG_DEBUG_ATOMIC_SLEEP finds it.
+//! nothing that was found under a lock outlives it. They do not prevent allocations meanwhile: any
+//! code can name GFP_KERNEL, and CONFIG_DEBUG_ATOMIC_SLEEP finds that.
 //!
 //! C headers: [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h),
 //! [`include/linux/leafops.h`](srctree/include/linux/leafops.h)

@@ -3,9 +3,9 @@
 //! VMAs that stay as they are while one looks at them.
 //!
 //! Two locks do that: the VMA's own read lock, which excludes changes of this VMA, and the mmap
-//! read lock, which excludes changes of any VMA. A [`StableVma`] is one of them with the
-//! VMA that it keeps; what is found in the VMA borrows it, so that nothing found under a lock is
-//! used after that lock was given up. To give it up and to take it again is a move.
+//! read lock, which excludes changes of any VMA. A [`StableVma`] is one of them with the VMA that
+//! it keeps. Objects that are found in the VMA borrow it, so that none of them is used after the
+//! lock was given up. To give it up and to take it again is a move.
 
 use super::pgtable::{
     Pte,
@@ -149,7 +149,7 @@ pub enum SwapIn<'mm> {
 }
 
 impl<'mm> StableVma<'mm> {
-    /// Whether somebody waits for the lock that this holds. The answer may be late.
+    /// Returns whether somebody waits for the lock that this holds. The answer may be late.
     #[inline]
     pub fn is_contended(&self) -> bool {
         match &self.hold {

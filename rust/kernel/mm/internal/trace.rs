@@ -222,7 +222,7 @@ pub fn collapsed(mm: &MmWithUser, result: ScanResult) {
     unsafe { points::mm_collapse_huge_page(mm.as_raw(), isolated, result.0, PMD_ORDER) };
 }
 
-/// What a batch of windows came to.
+/// The result of a batch of windows.
 pub struct Batch {
     /// The first address of its windows.
     pub start: usize,

@@ -226,8 +226,8 @@ impl MappedFolios {
     ///
     /// # Safety
     ///
-    /// Those folios are anonymous. The caller owns the lock of each, and gives it up. What `refs`
-    /// names is owned for each folio, and given up too.
+    /// Those folios are anonymous. The caller owns the lock of each, and gives it up. The caller
+    /// owns the references that `refs` names to each folio, and gives them up too.
     ///
     /// # Context
     ///

@@ -11,7 +11,7 @@ use crate::{
     prelude::*, //
 };
 
-/// What kind of software-defined leaf entry a non-present PTE is.
+/// The kind of software-defined leaf entry that a non-present PTE is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Softleaf {
     /// A page that was swapped out.
@@ -26,7 +26,7 @@ pub enum Softleaf {
     Marker,
 }
 
-/// What has become of an entry that was left read-only.
+/// How an entry has changed that was left read-only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
     /// It maps the same page, and nothing was written through it.
@@ -37,7 +37,7 @@ pub enum Change {
     Other,
 }
 
-/// The value of a page table entry: what it was when it was read.
+/// The value that a page table entry had when it was read.
 ///
 /// # Examples
 ///
@@ -186,7 +186,7 @@ impl Pte {
         Change::Same
     }
 
-    /// Whether this entry maps a shared zero page.
+    /// Returns whether this entry maps a shared zero page.
     #[inline(always)]
     pub fn is_zero_page(self) -> bool {
         // SAFETY: The function compares its argument with the frames that were set aside at boot.
@@ -263,12 +263,12 @@ impl Pte {
     }
 }
 
-/// The value of a PMD entry: what it was when it was read.
+/// The value that a PMD entry had when it was read.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Pmd(pub(super) bindings::pmd_t);
 
-/// What a PMD entry maps.
+/// The kinds of a PMD entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PmdKind {
     /// Nothing, or nothing that a PTE table could be found behind.
@@ -283,7 +283,7 @@ pub enum PmdKind {
 }
 
 impl Pmd {
-    /// What this entry maps.
+    /// The kind of this entry.
     #[inline]
     pub fn kind(self) -> PmdKind {
         // SAFETY: These functions look at the value that they are passed and at nothing else.
@@ -397,7 +397,7 @@ mod tests {
         }
         // The accessed bit may be cleared as well.
         assert_eq!(mapped(0).change_since(mapped(YOUNG)), Change::Same);
-        // MADV_FREE clears the dirty bit. What was written before was copied.
+        // MADV_FREE clears the dirty bit. Earlier writes were copied.
         assert_eq!(mapped(0).change_since(mapped(DIRTY)), Change::Same);
     }
 
@@ -445,7 +445,7 @@ mod tests {
             assert_eq!(entry.change_since(entry), Change::Same);
             assert_eq!(old.change_since(entry), Change::Other);
         }
-        // What replaces a zero page, and what a zero page replaces.
+        // A page in the place of a zero page, and a zero page in the place of a page.
         assert_eq!(with(old, SPECIAL).change_since(old), Change::Other);
         assert_eq!(old.change_since(with(old, SPECIAL)), Change::Other);
     }
@@ -549,9 +549,9 @@ mod tests {
         assert_eq!(Pmd(bindings::pmd_t { pmd: 0 }).kind(), PmdKind::None);
         assert_eq!(pmd(table).kind(), PmdKind::Table);
         assert_eq!(pmd(table | HUGE).kind(), PmdKind::Huge);
-        // What stands in for a table that is hidden must not look like a hole.
+        // The entry that stands in for a hidden table must not look like a hole.
         assert_eq!(pmd((table | HUGE) & !PRESENT).kind(), PmdKind::Changing);
-        // What has lost a bit that every table's entry has is nothing to walk.
+        // An entry without a bit that each table's entry has must not be walked.
         assert_eq!(pmd(table & !YOUNG).kind(), PmdKind::Table);
         assert_eq!(pmd(table & !DIRTY).kind(), PmdKind::None);
     }

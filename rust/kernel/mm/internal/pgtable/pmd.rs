@@ -74,7 +74,7 @@ pub struct PmdSlot<'v> {
 }
 
 impl VmaRef {
-    /// Whether `addr` is the first address of a window that lies in this VMA as a whole.
+    /// Returns whether `addr` is the first address of a window that lies in this VMA as a whole.
     #[inline]
     pub fn has_window(&self, addr: usize) -> bool {
         addr % PMD_SIZE == 0
@@ -226,7 +226,7 @@ pub struct PmdGuard<'v> {
 }
 
 impl<'v> PmdGuard<'v> {
-    /// Whether this lock is the one of `slot`: whether both lie in one PMD table.
+    /// Returns whether this lock is the one of `slot`: whether both lie in one PMD table.
     #[inline]
     pub fn covers(&self, slot: &PmdSlot<'v>) -> bool {
         // SAFETY: By the type invariants of `PmdSlot` the PMD entry is valid.
@@ -402,7 +402,7 @@ impl<'v> LockedHidden<'_, 'v> {
     /// they have the lock.
     ///
     /// The folio becomes uptodate, with all that was written to it before. Nothing is accounted but
-    /// its own rmap and LRU: what it adds to the rss is for the caller to know.
+    /// its own rmap and LRU: the caller has to account for the rss that it adds.
     ///
     /// # Examples
     ///

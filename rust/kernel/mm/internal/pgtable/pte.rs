@@ -171,7 +171,7 @@ pub struct ExclusiveFolio<'v, 'l> {
     pub(super) vma: &'v VmaRef,
 }
 
-/// What is true of any of the PTEs that map a whole folio of PMD order.
+/// Bits that are set in any of the PTEs that map a whole folio of PMD order.
 #[derive(Clone, Copy, Default)]
 pub(super) struct WholeMapping {
     pub(super) young: bool,
@@ -191,8 +191,8 @@ impl Drop for PteTableGuard<'_> {
     }
 }
 
-/// What a slot of a locked PTE table holds. It is true until somebody writes the slot, and that
-/// takes the lock.
+/// The contents of a slot of a locked PTE table. It is true until somebody writes the slot, and
+/// that takes the lock.
 pub enum PteKind<'t> {
     /// Nothing.
     None,
