@@ -12,7 +12,6 @@
 #include <linux/debugfs.h>
 #include <linux/hash.h>
 #include <linux/init.h>
-#include <linux/kcov.h>
 #include <linux/seq_file.h>
 
 #include <asm/sections.h>
@@ -21,6 +20,9 @@
 #define NR_SLOTS	BIT(SLOT_BITS)
 
 static unsigned long callers[NR_SLOTS];
+
+__diag_push();
+__diag_ignore_all("-Wmissing-prototypes", "called by code that the compiler adds");
 
 /* Called with any lock held. It must not call what is instrumented itself. */
 noinstr void __sanitizer_cov_trace_pc(void)
@@ -38,6 +40,8 @@ noinstr void __sanitizer_cov_trace_pc(void)
 			return;
 	}
 }
+
+__diag_pop();
 
 static int coverage_show(struct seq_file *m, void *v)
 {
