@@ -228,11 +228,12 @@ TEST_F(collapse, shared_by_fork_in_parent)
 
 /* Huge, intact, and the pages are elsewhere, as far as page frames are to be had. */
 #define EXPECT_COPIED(window, before) do {				\
+	const struct frames *__old = &(before);				\
 	char *__copied = (window);					\
 									\
 	EXPECT_COLLAPSED(__copied, 1);					\
-	EXPECT_TRUE(!(before).pfns[0] ||				\
-		    !has_frames(self->pagemap, __copied, &(before)));	\
+	EXPECT_TRUE(!__old->pfns[0] ||					\
+		    !has_frames(self->pagemap, __copied, __old));	\
 } while (0)
 
 static uint64_t mapcount_of(unsigned long pfn)
