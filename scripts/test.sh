@@ -78,8 +78,8 @@ without_lines() {
 }
 
 # With the option off, mm/ compiles to the very bytes of the base, but for these: patches
-# that come before the engine mend them for every configuration.
-MENDED='^mm/(folio|gup|khugepaged|page_alloc|pagewalk|rmap|shmem|userfaultfd)\.o$'
+# that come before the engine mend them for every configuration, some by an inlined function.
+MENDED='^mm/(compaction|folio|gup|khugepaged|memory|mlock|page_alloc|pagewalk|rmap|shmem|userfaultfd|vmscan)\.o$'
 same_objects() {
 	local object ours theirs differ=0 objects=0
 	"$ROOT/scripts/kernel.sh" base-off mm/ && "$ROOT/scripts/kernel.sh" off mm/ || return

@@ -6,7 +6,6 @@ use super::{
     Folio,
     FolioPtr,
     PageRef,
-    StandIn,
     HPAGE_PMD_NR,
     PMD_ORDER, //
 };
@@ -213,24 +212,9 @@ impl HugeFolio {
 /// # Invariants
 ///
 /// Every page was written since the folio was allocated.
-pub struct FilledFolio(HugeFolio);
+pub struct FilledFolio(pub(super) HugeFolio);
 
 impl FilledFolio {
-    #[inline]
-    pub(in crate::mm::internal) fn as_ptr(&self) -> *mut bindings::folio {
-        self.0.as_ptr()
-    }
-
-    /// Returns what the PMD entry of a hidden table says.
-    #[inline]
-    pub fn stand_in(&self) -> StandIn<'_> {
-        // INVARIANT: By the type invariants it is of PMD order.
-        StandIn {
-            folio: self.as_ptr(),
-            _folio: PhantomData,
-        }
-    }
-
     /// The `nr`th page, to be written once more. Returns [`None`] if there is no such page.
     #[inline]
     pub fn page_mut(&mut self, nr: usize) -> Option<BlankPage<'_>> {
