@@ -124,10 +124,11 @@ fn is_unbalanced(state: &State) -> bool {
         return true;
     }
     (0..state.folio.len()).any(|nr| {
-        let in_table = state
-            .pte
-            .iter()
-            .filter(|pte| pte.kind == Kind::Page && state.folio_nr(pte.page) == nr);
+        let in_table = state.pte.iter().filter(|pte| {
+            let mapped = state.pmd == Pmd::Table && pte.kind == Kind::Page;
+
+            mapped && state.folio_nr(pte.page) == nr
+        });
         let elsewhere = state
             .child
             .iter()

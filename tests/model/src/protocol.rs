@@ -142,6 +142,22 @@ impl Engine {
         !matches!(self.pc, Pc::Begin | Pc::Done)
     }
 
+    /// The name of its next step.
+    pub fn next(&self) -> String {
+        match self.pc {
+            Pc::WriteProtect
+            | Pc::Isolate
+            | Pc::ReadRefs
+            | Pc::CompareRefs
+            | Pc::Copy
+            | Pc::SwitchReadRefs
+            | Pc::SwitchCompareRefs
+            | Pc::CopyAgain => format!("{:?}, slot {}", self.pc, self.slot),
+            Pc::Flush | Pc::SwitchFlush => format!("{:?}, CPU {}", self.pc, self.slot),
+            _ => format!("{:?}", self.pc),
+        }
+    }
+
     pub fn is_done(&self) -> bool {
         self.pc == Pc::Done
     }
@@ -152,7 +168,7 @@ impl Engine {
     }
 
     /// The source of a slot, if its folio is held for this slot.
-    fn held(&self) -> impl Iterator<Item = (usize, Pte)> + '_ {
+    pub fn held(&self) -> impl Iterator<Item = (usize, Pte)> + '_ {
         (0..SLOTS)
             .filter(|slot| self.held[*slot])
             .map(|slot| (slot, self.source[slot]))
@@ -736,11 +752,12 @@ impl Step<'_> {
 
         engine.written = [false; SLOTS];
         for slot in 0..SLOTS {
-            if self.has(Fault::H12ZeroDroppedEarly) && engine.left[slot].kind == Kind::Zero {
+            let (now, left) = (self.state.pte[slot], engine.left[slot]);
+
+            if self.has(Fault::H12ZeroDroppedEarly) && now == left && left.kind == Kind::Zero {
                 self.state.pte[slot] = Pte::NONE;
                 continue;
             }
-            let (now, left) = (self.state.pte[slot], engine.left[slot]);
             let change = if engine.isolates {
                 if now == left || self.has(Fault::IsolatedUncompared) {
                     Change::Same
@@ -755,7 +772,7 @@ impl Step<'_> {
                 Change::Same => {}
                 Change::Written if self.state.page[usize::from(left.page)].exclusive => {
                     // No PTE becomes writable and read-only again while its page is pinned.
-                    if !now.write {
+                    if self.scope.exact && !now.write {
                         self.state.fail(Violation::NeedlessCopy);
                     }
                     engine.written[slot] = true;

@@ -4,7 +4,7 @@
 
 use crate::{
     protocol::Engine,
-    state::{Budget, Cpu, Folio, Others, Page, Pmd, Pte, State, Tlb, CPUS, ENGINES, SLOTS},
+    state::{Budget, Cpu, Folio, Kind, Others, Page, Pmd, Pte, State, CPUS, ENGINES, SLOTS},
 };
 
 /// What a slot maps in the beginning.
@@ -22,9 +22,7 @@ pub enum Start {
 
 #[derive(Clone)]
 pub struct Scope {
-    pub name: &'static str,
-    /// Whether it takes too long for `make test`.
-    pub long: bool,
+    pub name: String,
     pub starts: Vec<[Start; SLOTS]>,
     /// Whether the pages of the slots are one folio.
     pub large: bool,
@@ -34,8 +32,9 @@ pub struct Scope {
     pub uffd: bool,
     /// Whether zaps are those of the OOM reaper.
     pub reaps: bool,
-    /// The stores that each CPU may do.
-    pub stores: [u8; CPUS],
+    /// The CPUs that the process runs on. The first one stores.
+    pub cpus: usize,
+    pub stores: u8,
     pub budget: Budget,
     /// How many collapses run.
     pub collapses: usize,
@@ -45,28 +44,44 @@ pub struct Scope {
     /// Rounds after the first one.
     pub rounds: u8,
     pub tries: u8,
+    /// Whether no page may be copied again but one that was written.
+    pub exact: bool,
     /// Whether one of the collapses has to succeed.
     pub must_collapse: bool,
 }
 
 impl Scope {
-    fn new(name: &'static str) -> Self {
+    fn new(name: &str) -> Self {
         Scope {
-            name,
-            long: false,
-            starts: vec![[Start::Dirty, Start::Dirty]],
+            name: name.to_string(),
+            starts: vec![[Start::Dirty, Start::Clean]],
             large: false,
             vm_write: true,
             uffd: false,
             reaps: false,
-            stores: [1, 0],
+            cpus: 1,
+            stores: 1,
             budget: Budget::default(),
             collapses: 1,
             isolates: false,
             recopy_max: 1,
             rounds: 1,
             tries: 1,
+            exact: false,
             must_collapse: false,
+        }
+    }
+
+    /// Both adversaries at once.
+    fn beside(&self, other: &Scope) -> Scope {
+        Scope {
+            name: format!("{} and {}", self.name, other.name),
+            vm_write: self.vm_write && other.vm_write,
+            uffd: self.uffd || other.uffd,
+            reaps: self.reaps || other.reaps,
+            recopy_max: self.recopy_max.min(other.recopy_max),
+            budget: self.budget.with(&other.budget),
+            ..self.clone()
         }
     }
 
@@ -88,11 +103,7 @@ impl Scope {
             page: Default::default(),
             folio: Default::default(),
             large: self.large,
-            cpu: self.stores.map(|stores| Cpu {
-                stores,
-                walks: warm,
-                ..Cpu::default()
-            }),
+            cpu: [Cpu::default(); CPUS],
             secondary: [None; SLOTS],
             ranges: 0,
             swap: [0; SLOTS],
@@ -111,18 +122,19 @@ impl Scope {
             violation: None,
         };
 
+        state.cpu[0].stores = self.stores;
+        for cpu in state.cpu.iter_mut().take(self.cpus) {
+            cpu.runs = true;
+            cpu.walks = warm;
+        }
         for engine in state.engine.iter_mut().take(self.collapses) {
             *engine = Engine::default();
         }
         for (slot, start) in start.into_iter().enumerate() {
             self.map_first(&mut state, slot, start);
             if warm && state.pte[slot].is_readable() {
-                for cpu in &mut state.cpu {
-                    cpu.tlb[slot] = Some(Tlb {
-                        page: state.pte[slot].page,
-                        write: state.pte[slot].write,
-                        dirty: state.pte[slot].dirty,
-                    });
+                for cpu in state.cpu.iter_mut().take(self.cpus) {
+                    cpu.tlb[slot] = Some(state.pte[slot].into());
                 }
             }
         }
@@ -134,7 +146,7 @@ impl Scope {
         let (write, dirty) = match start {
             Start::Hole => return,
             Start::Zero => {
-                state.pte[slot] = Pte::of_kind(crate::state::Kind::Zero, 0);
+                state.pte[slot] = Pte::of_kind(Kind::Zero, 0);
                 return;
             }
             Start::Dirty => (true, true),
@@ -159,178 +171,121 @@ impl Scope {
     }
 }
 
-/// All that is explored.
-pub fn all() -> Vec<Scope> {
-    use Start::{Clean, Dirty, Hole, Shared, Zero};
-
-    let kinds = || vec![[Dirty, Clean], [Dirty, Zero], [Clean, Hole], [Dirty, Shared]];
-    let one = || vec![[Dirty, Clean]];
+/// The adversaries, each with what it may do. All pairs of them are explored by `make model`.
+fn adversaries() -> Vec<Scope> {
+    let new = |name, budget| Scope {
+        budget,
+        ..Scope::new(name)
+    };
+    let none = Budget::default();
 
     vec![
+        new("gup", Budget { gup: 1, dma: 2, ..none }),
+        new("poke", Budget { poke: 1, ..none }),
+        new("longterm", Budget { longterm: 1, ..none }),
+        new("reclaim", Budget { reclaim: 1, swapoff: 1, ..none }),
+        new("numa", Budget { numa: 1, ..none }),
+        new("ksm", Budget { ksm: 1, ..none }),
+        new("move", Budget { move_page: 1, ..none }),
+        new("zap", Budget { zap: 1, ..none }),
         Scope {
-            starts: kinds(),
-            stores: [2, 0],
+            reaps: true,
+            ..new("reaper", Budget { zap: 1, ..none })
+        },
+        new("fork", Budget { fork: 1, ..none }),
+        new("mprotect", Budget { mprotect: 1, ..none }),
+        Scope {
+            recopy_max: 0,
+            ..new("secondary", Budget { secondary: 1, secondary_writes: 2, ..none })
+        },
+        Scope {
+            uffd: true,
+            ..new("userfaultfd", Budget { uffd: 1, ..none })
+        },
+        Scope {
+            vm_write: false,
+            ..new("force", Budget { poke: 2, ..none })
+        },
+    ]
+}
+
+/// What is explored by `make test`.
+pub fn short() -> Vec<Scope> {
+    use Start::{Clean, Dirty, Hole, Shared, Zero};
+
+    let kinds = vec![[Dirty, Clean], [Dirty, Zero], [Clean, Hole], [Dirty, Shared]];
+    let none = Budget::default();
+    let mut scopes = adversaries();
+
+    for scope in &mut scopes {
+        match scope.name.as_str() {
+            "ksm" => scope.starts = vec![[Dirty, Shared]],
+            "zap" => scope.starts = kinds.clone(),
+            // A refusal is what leaves PTEs read-only.
+            "mprotect" => scope.budget.gup = 1,
+            _ => {}
+        }
+    }
+    scopes.extend([
+        Scope {
+            starts: kinds,
+            cpus: 2,
+            exact: true,
             ..Scope::new("stores")
         },
         Scope {
-            starts: one(),
-            stores: [2, 1],
-            tries: 2,
+            stores: 2,
+            recopy_max: 0,
             must_collapse: true,
             ..Scope::new("writers")
         },
         Scope {
-            starts: one(),
-            stores: [1, 0],
-            budget: Budget {
-                gup: 1,
-                dma: 2,
-                ..Budget::default()
-            },
-            ..Scope::new("gup")
-        },
-        Scope {
-            starts: one(),
-            budget: Budget {
-                poke: 1,
-                ..Budget::default()
-            },
-            stores: [1, 0],
-            ..Scope::new("poke")
-        },
-        Scope {
-            starts: one(),
-            vm_write: false,
-            stores: [0, 0],
-            budget: Budget {
-                poke: 2,
-                ..Budget::default()
-            },
-            ..Scope::new("force")
-        },
-        Scope {
-            starts: one(),
-            stores: [1, 0],
-            budget: Budget {
-                longterm: 1,
-                ..Budget::default()
-            },
-            ..Scope::new("longterm")
-        },
-        Scope {
-            starts: one(),
-            stores: [1, 0],
-            budget: Budget {
-                reclaim: 1,
-                swapoff: 1,
-                ..Budget::default()
-            },
-            ..Scope::new("reclaim")
-        },
-        Scope {
-            starts: one(),
-            large: true,
-            stores: [0, 0],
-            budget: Budget {
-                poke: 1,
-                reclaim: 1,
-                ..Budget::default()
-            },
-            ..Scope::new("large")
-        },
-        Scope {
-            starts: one(),
-            stores: [1, 0],
-            budget: Budget {
-                numa: 1,
-                ..Budget::default()
-            },
-            ..Scope::new("numa")
-        },
-        Scope {
-            starts: vec![[Dirty, Shared]],
-            stores: [1, 0],
-            budget: Budget {
-                ksm: 1,
-                ..Budget::default()
-            },
-            ..Scope::new("ksm")
-        },
-        Scope {
-            starts: one(),
-            uffd: true,
-            stores: [1, 0],
-            budget: Budget {
-                uffd: 1,
-                ..Budget::default()
-            },
-            ..Scope::new("userfaultfd")
-        },
-        Scope {
-            starts: one(),
-            stores: [1, 0],
-            budget: Budget {
-                move_page: 1,
-                ..Budget::default()
-            },
-            ..Scope::new("move")
-        },
-        Scope {
-            starts: kinds(),
-            stores: [1, 0],
-            budget: Budget {
-                zap: 1,
-                ..Budget::default()
-            },
-            ..Scope::new("zap")
-        },
-        Scope {
-            starts: one(),
-            stores: [1, 0],
-            reaps: true,
-            budget: Budget {
-                zap: 1,
-                ..Budget::default()
-            },
-            ..Scope::new("reaper")
-        },
-        Scope {
-            starts: one(),
-            stores: [1, 0],
-            budget: Budget {
-                fork: 1,
-                ..Budget::default()
-            },
-            ..Scope::new("fork")
-        },
-        Scope {
-            starts: one(),
-            stores: [2, 0],
-            budget: Budget {
-                gup: 1,
-                mprotect: 1,
-                ..Budget::default()
-            },
-            ..Scope::new("mprotect")
-        },
-        Scope {
-            starts: one(),
-            stores: [0, 0],
-            recopy_max: 0,
-            budget: Budget {
-                secondary: 1,
-                secondary_writes: 2,
-                ..Budget::default()
-            },
-            ..Scope::new("secondary")
-        },
-        Scope {
-            starts: one(),
+            stores: 0,
             collapses: 2,
-            stores: [1, 0],
             tries: 2,
             must_collapse: true,
-            ..Scope::new("two")
+            ..Scope::new("two collapses")
         },
-    ]
+        Scope {
+            stores: 0,
+            large: true,
+            budget: Budget { poke: 1, reclaim: 1, ..none },
+            ..Scope::new("large folio")
+        },
+        Scope {
+            isolates: true,
+            budget: Budget { gup: 1, dma: 2, ..none },
+            ..Scope::new("old way, gup")
+        },
+        Scope {
+            isolates: true,
+            budget: Budget { zap: 1, numa: 1, ..none },
+            ..Scope::new("old way, zap and numa")
+        },
+        Scope {
+            uffd: true,
+            budget: Budget { uffd: 1, gup: 1, ..none },
+            ..Scope::new("old way, userfaultfd and gup")
+        },
+    ]);
+    scopes
+}
+
+/// What `make model` explores besides: all that is in [`short`] with two CPUs and another try, and
+/// each adversary next to each other one.
+pub fn long() -> Vec<Scope> {
+    let again = short().into_iter().map(|scope| Scope {
+        name: format!("{}, 2 CPUs, 2 tries", scope.name),
+        cpus: 2,
+        tries: 2,
+        ..scope
+    });
+    let adversaries = adversaries();
+    let pairs = adversaries.iter().enumerate().flat_map(|(nr, one)| {
+        adversaries[nr + 1..]
+            .iter()
+            .map(move |other| one.beside(other))
+    });
+
+    again.chain(pairs).collect()
 }

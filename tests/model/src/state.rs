@@ -127,9 +127,19 @@ pub struct Tlb {
     pub dirty: bool,
 }
 
-impl fmt::Debug for Tlb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Pte::page(self.page, self.write, self.dirty).fmt(f)
+impl Tlb {
+    pub fn as_pte(self) -> Pte {
+        Pte::page(self.page, self.write, self.dirty)
+    }
+}
+
+impl From<Pte> for Tlb {
+    fn from(pte: Pte) -> Self {
+        Tlb {
+            page: pte.page,
+            write: pte.write,
+            dirty: pte.dirty,
+        }
     }
 }
 
@@ -181,6 +191,8 @@ pub struct Cpu {
     pub fault: Option<Faulting>,
     /// Stores to come.
     pub stores: u8,
+    /// Whether the process runs on it at all.
+    pub runs: bool,
 }
 
 /// What is wrong in a state.
@@ -262,6 +274,29 @@ pub struct Budget {
     pub mprotect: u8,
     pub secondary: u8,
     pub secondary_writes: u8,
+}
+
+impl Budget {
+    /// What either of two may do.
+    pub fn with(&self, other: &Budget) -> Budget {
+        Budget {
+            gup: self.gup.max(other.gup),
+            dma: self.dma.max(other.dma),
+            poke: self.poke.max(other.poke),
+            longterm: self.longterm.max(other.longterm),
+            reclaim: self.reclaim.max(other.reclaim),
+            swapoff: self.swapoff.max(other.swapoff),
+            numa: self.numa.max(other.numa),
+            ksm: self.ksm.max(other.ksm),
+            uffd: self.uffd.max(other.uffd),
+            move_page: self.move_page.max(other.move_page),
+            zap: self.zap.max(other.zap),
+            fork: self.fork.max(other.fork),
+            mprotect: self.mprotect.max(other.mprotect),
+            secondary: self.secondary.max(other.secondary),
+            secondary_writes: self.secondary_writes.max(other.secondary_writes),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -475,11 +510,7 @@ impl State {
     /// The page that a walk of the page table finds for a slot, if it maps one.
     pub fn walk(&self, slot: usize) -> Option<Tlb> {
         match self.pmd {
-            Pmd::Table if self.pte[slot].is_readable() => Some(Tlb {
-                page: self.pte[slot].page,
-                write: self.pte[slot].write,
-                dirty: self.pte[slot].dirty,
-            }),
+            Pmd::Table if self.pte[slot].is_readable() => Some(self.pte[slot].into()),
             Pmd::Huge(engine) => Some(Tlb {
                 page: huge_page(engine, slot),
                 write: self.pmd_write,
@@ -489,35 +520,26 @@ impl State {
         }
     }
 
-    /// The VMA lock can be had for write.
+    /// The VMA lock can be had for write. All that work on the page table hold it for read but
+    /// GUP-fast, which fork() and mprotect() keep out by other means, and reclaim.
     pub fn vma_is_free(&self, fault: Option<Fault>) -> bool {
-        !self.engine.iter().any(|engine| engine.has_vma(fault))
-    }
-}
+        let others = &self.others;
+        let readers = [others.numa, others.move_page, others.zap, others.longterm];
 
-impl fmt::Debug for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pmd {:?} pte {:?}", self.pmd, self.pte)?;
-        for (nr, cpu) in self.cpu.iter().enumerate() {
-            let [a, b] = cpu.tlb.map(|entry| entry.map_or(Pte::NONE, |tlb| Pte::page(tlb.page, tlb.write, tlb.dirty)));
-            write!(f, " tlb{nr} [{a:?}, {b:?}]")?;
-        }
-        for (nr, folio) in self.folio.iter().enumerate() {
-            if folio.is_alive() {
-                write!(f, " p{nr}={}", self.page[nr].content)?;
-                write!(f, "({}r {}m {}p", folio.refs, folio.maps, folio.pins)?;
-                if let Some(owner) = folio.lock {
-                    write!(f, " locked by {owner:?}")?;
-                }
-                f.write_str(")")?;
-            }
-        }
-        for (nr, engine) in self.engine.iter().enumerate() {
-            if engine.runs() {
-                let [a, b] = [0, 1].map(|slot| self.page[usize::from(huge_page(nr as u8, slot))].content);
-                write!(f, " huge{nr}=[{a}, {b}]")?;
-            }
-        }
-        write!(f, " last written {:?}", self.truth)
+        !self.engine.iter().any(|engine| engine.has_vma(fault))
+            && self.cpu.iter().all(|cpu| cpu.fault.is_none())
+            && readers.iter().all(|doing| *doing == Doing::Idle)
+            && !matches!(others.gup, Doing::Read { .. } | Doing::Grabbed { .. })
+            && self.ptl.is_none()
+    }
+
+    /// Whether a collapse holds the folio of a page.
+    pub fn is_held_by_us(&self, page: u8) -> bool {
+        let nr = self.folio_nr(page);
+
+        self.engine
+            .iter()
+            .flat_map(Engine::held)
+            .any(|(_, source)| self.folio_nr(source.page) == nr)
     }
 }

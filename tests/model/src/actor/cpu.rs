@@ -19,7 +19,7 @@ pub enum Action {
 }
 
 pub fn actions(state: &State, add: &mut impl FnMut(Action)) {
-    for cpu in 0..CPUS {
+    for cpu in (0..CPUS).filter(|cpu| state.cpu[*cpu].runs) {
         let stores = state.cpu[cpu].stores > 0;
 
         for slot in 0..SLOTS {
@@ -98,8 +98,11 @@ pub fn step(state: &mut State, action: Action) -> bool {
             if state.ptl.is_some() {
                 return false;
             }
-            // It does not look at the PMD entry again.
-            if state.pte[slot] == fault.orig && !write_fault(state, slot) {
+            // Where nothing is present the PMD entry is looked at again, else it is not.
+            let finds = !matches!(fault.orig.kind, Kind::None | Kind::Swap)
+                || state.pmd == Pmd::Table;
+
+            if finds && state.pte[slot] == fault.orig && !write_fault(state, slot) {
                 return false;
             }
             state.cpu[cpu].fault = None;
@@ -114,11 +117,7 @@ fn walk(state: &State, cpu: usize, slot: usize) -> Option<Tlb> {
     let pte = state.pte[slot];
 
     if state.pmd != Pmd::Table && state.cpu[cpu].walks && pte.is_readable() {
-        return Some(Tlb {
-            page: pte.page,
-            write: pte.write,
-            dirty: pte.dirty,
-        });
+        return Some(pte.into());
     }
     state.walk(slot)
 }

@@ -318,13 +318,15 @@ fn migrate(state: &mut State, slot: usize, page: u8) -> bool {
     }
     let pte = state.pte[slot];
 
-    if state.pmd != Pmd::Table || !(pte.maps(page)) {
+    if state.pmd != Pmd::Table || !pte.maps(page) {
         // It is unmapped, or replaced: GUP looks again.
         return true;
     }
     if !state.only_expected(page, 1, 0) {
-        // Nothing has a reference but the collapse, for which it has waited.
-        state.fail(Violation::HardFailure);
+        // It should have waited for the collapse.
+        if state.is_held_by_us(page) {
+            state.fail(Violation::HardFailure);
+        }
         return true;
     }
     let content = state.page[usize::from(page)].content;

@@ -171,9 +171,18 @@ pub fn step(state: &mut State, action: Action, reaps: bool, fault: Option<Fault>
     }
 }
 
+/// How many slots a zap has come to. The OOM reaper gives up the lock in between.
+fn zapped(reaps: bool) -> usize {
+    if reaps {
+        1
+    } else {
+        SLOTS
+    }
+}
+
 fn given_up(state: &mut State, reaps: bool) {
     state.reaped |= reaps;
-    for slot in 0..SLOTS {
+    for slot in 0..zapped(reaps && state.pmd == Pmd::Table) {
         state.truth[slot] = 0;
         state.zaps[slot] += 1;
         state.uffd_wp[slot] = false;
@@ -190,7 +199,7 @@ fn zaps(state: &mut State, reaps: bool) -> bool {
             if state.ptl.is_some() {
                 return false;
             }
-            for slot in 0..SLOTS {
+            for slot in 0..zapped(reaps) {
                 let pte = state.pte[slot];
 
                 state.pte[slot] = Pte::NONE;
@@ -244,10 +253,12 @@ fn moves(state: &mut State) -> bool {
     }
     state.others.move_page = Doing::Idle;
     if state.pmd == Pmd::Table && state.pte[at] == orig {
-        if state.folio_of(orig.page).pins > 0 {
-            // -EBUSY. The collapse has it locked as long as it is pinned.
-            state.fail(Violation::HardFailure);
-        } else if state.only_expected(orig.page, 1, 0) {
+        if !state.only_expected(orig.page, 1, 0) {
+            // -EBUSY. It should have waited for the collapse.
+            if state.is_held_by_us(orig.page) {
+                state.fail(Violation::HardFailure);
+            }
+        } else {
             let content = state.content(orig.page);
 
             state.flush_slot(at);
@@ -264,7 +275,7 @@ fn moves(state: &mut State) -> bool {
 
 /// The whole of fork(), under the VMA lock for write.
 fn forks(state: &mut State, fault: Option<Fault>) -> bool {
-    if !state.vma_is_free(fault) || state.ptl.is_some() {
+    if !state.vma_is_free(fault) {
         return false;
     }
     state.budget.fork -= 1;
