@@ -52,6 +52,14 @@ pub(crate) enum Document<'a> {
     Error { verdict: Verdict, error: String },
 }
 
+/// Returns the schema of a line.
+#[cfg(feature = "generate")]
+pub fn schema() -> serde_json::Result<String> {
+    let schema = schemars::schema_for!(Line);
+
+    Ok(serde_json::to_string_pretty(&schema)? + "\n")
+}
+
 impl Document<'_> {
     /// Returns the text of a line.
     pub(crate) fn line(self) -> Result<String, Failure> {
