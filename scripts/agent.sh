@@ -44,7 +44,7 @@ test)
 	# Result lines, for scripts/test.sh.
 	sed -n 's/^test \(.*\) \.\.\. ok$/pass thp-collapse: \1/p' "$log"
 	;;
-lint) run_cargo clippy --all-targets -- -D warnings ;;
+lint) run_cargo clippy --all-targets --all-features -- -D warnings ;;
 doc) RUSTDOCFLAGS='-D warnings' run_cargo doc --no-deps --document-private-items ;;
 *) die "usage: agent.sh [build | test | lint | doc]" ;;
 esac

@@ -132,7 +132,7 @@ nothing_allocated() {
 # thp-collapse is built without the kernel's headers: compares its constants with them.
 uapi_constants() {
 	local constants
-	constants=$(sed 's/\([0-9a-f]\)_\([0-9a-f]\)/\1\2/g' agent/src/kernel.rs |
+	constants=$(sed 's/\([0-9a-f]\)_\([0-9a-f]\)/\1\2/g' agent/src/linux.rs |
 		sed -nE 's/^const ((MADV|PAGE)[A-Z_]*): [^=]*= ([0-9a-fx< ]*);/_Static_assert(\1 == (\3), "\1");/p')
 	[ "$(wc -l <<<"$constants")" -ge 8 ] && cat - <<<"#include <linux/fs.h>
 #include \"$TREE/include/uapi/asm-generic/mman-common.h\"

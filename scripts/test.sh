@@ -66,8 +66,8 @@ selftests() {
 in_guest() {
 	local status=0 output
 	output=$("$ROOT/scripts/boot.sh" -t 900 -l "$1" "$2" "$3") || status=$?
-	grep -v '^\(pass\|fail\) ' <<<"$output" >&2 || true
-	grep '^\(pass\|fail\) ' <<<"$output" | sed "s/ / $2: /" || true
+	grep -v '^\(pass\|fail\|skip\) ' <<<"$output" >&2 || true
+	grep '^\(pass\|fail\|skip\) ' <<<"$output" | sed "s/ / $2: /" || true
 	return $status
 }
 
@@ -163,6 +163,7 @@ release_guests() {
 	step "soak: what is no number of hours is refused" hours_refused
 	step "runner: a guest without its leak detector fails" fails_as "leaked memory\|complained" -a kmemleak=off debug true
 	suite "thp-collapse in a guest" in_guest agent release "python3 '$ROOT/guest/agent.py' '$program'"
+	suite "thp-collapse does no harm, in a guest" in_guest harm release "python3 '$ROOT/guest/harm.py' '$program'"
 	step "redis-server's heap is collapsed, its data intact (release)" \
 		"$ROOT/scripts/boot.sh" -l redis release "bash '$ROOT/guest/redis.sh' '$program' 100000"
 	suite "DAMON by damo, stress-ng beside thp-collapse (release)" in_guest programs release \

@@ -3,6 +3,7 @@
 //! Failures, their messages, and the exit status that a script sees.
 
 use crate::kernel::{Capabilities, Flags, Known};
+use crate::maps::Kind;
 use rustix::io::Errno;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use thiserror::Error;
 
 /// The result of a run. clap uses the exit status 2 for a wrong command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "generate", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// The run did all that it was asked for.
@@ -36,8 +38,30 @@ impl From<Verdict> for ExitCode {
 /// Why nothing can be done at all.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Failure {
-    #[error("there is no process {0} with memory of its own")]
+    #[error("there is no process {0}, or it has exited")]
     NoProcess(i32),
+    #[error("process {0} has no memory: it is one of the kernel's own, or has exited")]
+    NoMemory(i32),
+    #[error("{0} is a thread of process {1}")]
+    Thread(i32, u64),
+    #[error("/proc is not mounted")]
+    NoProc,
+    #[error("/proc is that of another PID namespace: process IDs mean other processes there")]
+    ForeignProc,
+    #[error(
+        "process {0} has ruled out huge pages for itself, by prctl(PR_SET_THP_DISABLE): it has \
+         \"THP_enabled: 0\" in /proc/{0}/status"
+    )]
+    OptedOut(i32),
+    #[error("no process matches")]
+    NothingMatched,
+    #[error("{0}")]
+    WrongCgroup(String),
+    #[error(
+        "this kernel has no PAGEMAP_SCAN, which Linux has from 6.7 on: without it, to see which \
+         memory has holes takes CAP_SYS_ADMIN"
+    )]
+    CannotScan,
     #[error(
         "this kernel has no MADV_COLLAPSE for process_madvise(2): Linux has it from 6.1 on, where \
          CONFIG_TRANSPARENT_HUGEPAGE is set"
@@ -63,7 +87,11 @@ impl Failure {
     /// Returns the verdict that decides the exit status.
     pub fn verdict(&self) -> Verdict {
         match self {
-            Self::MayNotRead(..) | Self::MayNotCollapse(..) | Self::MayNotTrace => Verdict::Refused,
+            Self::MayNotRead(..)
+            | Self::MayNotCollapse(..)
+            | Self::MayNotTrace
+            | Self::OptedOut(_)
+            | Self::CannotScan => Verdict::Refused,
             _ => Verdict::Error,
         }
     }
@@ -81,7 +109,7 @@ impl Failure {
                 pid,
                 "CAP_SYS_PTRACE is missing, and it is another user's process, or not dumpable",
             ),
-            errno => Self::System("cannot read the process's memory map", errno),
+            errno => Self::System("cannot read the memory map of the process", errno),
         }
     }
 
@@ -94,7 +122,7 @@ impl Failure {
         flags: Flags,
     ) -> Self {
         match errno {
-            Errno::ACCESS => Self::of_reading(pid, errno, caps),
+            Errno::ACCESS | Errno::SRCH => Self::of_reading(pid, errno, caps),
             Errno::PERM if !caps.nice => {
                 let missing = "CAP_SYS_NICE, which is missing";
                 Self::MayNotCollapse(pid, missing)
@@ -112,13 +140,27 @@ impl Failure {
     }
 }
 
-/// Returns the name of an errno that windows were refused with, and its meaning.
-pub fn why(errno: Errno, known: Known, flags: Flags) -> (String, &'static str) {
+/// Returns the name of an errno that windows of a kind were refused with, and its meaning.
+pub fn why(errno: Errno, kind: Kind, known: Known, flags: Flags) -> (String, &'static str) {
     let (name, sentence) = match errno {
         Errno::INVAL => (
             "EINVAL",
-            "the kernel will not collapse these: there is nothing in them, or userfaultfd, or a \
-             guard region, or huge pages are ruled out for the mapping or the process",
+            match kind {
+                Kind::Shmem => {
+                    "the kernel will not collapse these: transparent_hugepage/shmem_enabled is \
+                     deny, or the mapping does not begin at a multiple of a huge page in its file, \
+                     or huge pages are ruled out for the mapping, or there is nothing in them"
+                }
+                Kind::File => {
+                    "the kernel will not collapse these: the file system has no large folios (or \
+                     the kernel no CONFIG_READ_ONLY_THP_FOR_FS), or the file is open for writing, \
+                     or the mapping does not begin at a multiple of a huge page in it"
+                }
+                Kind::Anon | Kind::Other => {
+                    "the kernel will not collapse these: there is nothing in them, or userfaultfd, \
+                     or a guard region, or huge pages are ruled out for the mapping"
+                }
+            },
         ),
         Errno::AGAIN => (
             "EAGAIN",
@@ -155,6 +197,7 @@ mod tests {
     };
     const OLD: Known = Known {
         collapse: true,
+        scan: true,
         flags: Flags {
             limits: false,
             defrag: false,
@@ -162,6 +205,7 @@ mod tests {
     };
     const NEW: Known = Known {
         collapse: true,
+        scan: true,
         flags: Flags {
             limits: true,
             defrag: true,
@@ -210,6 +254,8 @@ mod tests {
             defrag: true,
         };
 
+        let why = |errno, known, flags| super::why(errno, Kind::Anon, known, flags);
+
         assert!(why(Errno::NOMEM, NEW, Flags::default())
             .1
             .contains("--defrag"));
@@ -219,5 +265,7 @@ mod tests {
             .contains("--defrag"));
         assert_eq!(why(Errno::AGAIN, NEW, defrag).0, "EAGAIN");
         assert!(why(Errno::XDEV, NEW, defrag).1.contains("not expected"));
+        let shmem = super::why(Errno::INVAL, Kind::Shmem, NEW, defrag).1;
+        assert!(shmem.contains("shmem_enabled"));
     }
 }

@@ -2,20 +2,17 @@
 
 //! The interface to the kernel, as a trait: tests have an implementation of their own.
 
-use crate::maps::{self, Mapping};
+use crate::amount::Amount;
+use crate::failure::Failure;
+use crate::maps::{Kind, Mapping};
 use rustix::io::Errno;
-use rustix::process::{getpid, pidfd_open, Pid, PidfdFlags};
-use rustix::thread::{capabilities, CapabilitySet};
 use serde::Serialize;
-use std::fs::{self, File};
-use std::mem::size_of;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Flags of process_madvise() for MADV_COLLAPSE.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "generate", derive(schemars::JsonSchema))]
 pub struct Flags {
     /// MADV_F_COLLAPSE_LIMITS: heed the limits khugepaged/max_ptes_* of sysfs.
     pub limits: bool,
@@ -23,30 +20,16 @@ pub struct Flags {
     pub defrag: bool,
 }
 
-impl Flags {
-    fn bits(self) -> libc::c_uint {
-        let limits = if self.limits {
-            MADV_F_COLLAPSE_LIMITS
-        } else {
-            0
-        };
-        let defrag = if self.defrag {
-            MADV_F_COLLAPSE_DEFRAG
-        } else {
-            0
-        };
-
-        limits | defrag
-    }
-}
-
 /// The features of the running kernel.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[cfg_attr(feature = "generate", derive(schemars::JsonSchema))]
 pub struct Known {
     /// MADV_COLLAPSE, through process_madvise().
     pub collapse: bool,
     /// The flags that the kernel knows.
     pub flags: Flags,
+    /// PAGEMAP_SCAN, which tells what is in a window.
+    pub scan: bool,
 }
 
 /// The capabilities that matter, as this process has them.
@@ -60,26 +43,79 @@ pub struct Capabilities {
     pub admin: bool,
 }
 
-/// The content of a window, which has the size of a huge page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// Nothing: never touched, or zero pages only.
-    Empty,
-    /// Pages of the small size, in memory or swapped out.
-    Small,
-    /// A huge page.
-    Huge,
+/// A process, as /proc/PID/stat tells about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vital {
+    /// When the process started. With its number, this tells it from all others.
+    pub start: u64,
+    /// The command name.
+    pub name: String,
+    /// Bytes in memory.
+    pub resident: u64,
+    /// Bytes of address space: none for zombies, and for the kernel's own threads.
+    pub mapped: u64,
+    /// How many page faults there have been.
+    pub faults: u64,
 }
 
-/// A process, as [`Kernel::processes`] lists them.
-#[derive(Clone, Debug)]
-pub struct Listed {
-    /// Its process ID.
-    pub pid: i32,
-    /// Its command name.
-    pub name: String,
-    /// Its path in the unified cgroup hierarchy.
-    pub cgroup: String,
+/// A process, as /proc/PID/status tells about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Set if the process has ruled out huge pages (PR_SET_THP_DISABLE).
+    pub opted_out: bool,
+    /// Bytes in memory, by kind.
+    pub anon: u64,
+    /// See `anon`.
+    pub shmem: u64,
+    /// See `anon`.
+    pub file: u64,
+}
+
+impl Status {
+    /// Returns the bytes in memory.
+    pub fn resident(&self) -> u64 {
+        self.anon + self.shmem + self.file
+    }
+}
+
+/// A mapping in which whole windows fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The part of its addresses that whole windows fill.
+    pub range: Range<u64>,
+    /// The kind of memory that is mapped.
+    pub kind: Kind,
+}
+
+/// What is in a window, in base pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pages {
+    /// The address of the window.
+    pub start: u64,
+    /// Pages in memory that are not the zero page.
+    pub present: u64,
+    /// Pages that are swapped out.
+    pub swapped: u64,
+    /// Set if it is mapped by a huge page.
+    pub huge: bool,
+}
+
+/// A part of a mapping, as it was found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Scanned {
+    /// The windows that have something in them.
+    pub windows: Vec<Pages>,
+    /// The address up to which windows were looked at.
+    pub end: u64,
+}
+
+/// How much memory may still be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// That many bytes.
+    pub bytes: u64,
+    /// What limits it.
+    pub by: String,
 }
 
 /// The requests to the kernel.
@@ -89,21 +125,44 @@ pub trait Kernel {
 
     /// Returns the size of a huge page.
     fn window(&self) -> u64;
+    /// Returns the size of a base page.
+    fn page(&self) -> u64;
     /// Returns the features of the kernel.
     fn known(&self) -> Known;
     /// Returns the capabilities of this process.
     fn capabilities(&self) -> Capabilities;
-    /// Opens a process, so that its number cannot come to mean another one.
-    fn open(&self, pid: i32) -> Result<Self::Process, Errno>;
-    /// Returns the mappings of a process.
-    fn mappings(&self, process: &Self::Process) -> Result<Vec<Mapping>, Errno>;
-    /// Returns the content of each window of an aligned range, or [`None`] if the kernel cannot
-    /// tell.
-    fn contents(
+    /// Returns the numbers of all processes that can be seen.
+    fn pids(&self) -> Result<Vec<i32>, Errno>;
+    /// Returns the numbers of the processes in a cgroup and the ones below it.
+    fn members(&self, cgroup: &str) -> Result<Vec<i32>, Errno>;
+    /// Returns the user of a process.
+    fn user(&self, pid: i32) -> Result<u32, Errno>;
+    /// Returns the path of a process in the unified cgroup hierarchy, or an empty string.
+    fn cgroup(&self, pid: i32) -> String;
+    /// Returns what a process is about, without opening it.
+    fn vital(&self, pid: i32) -> Result<Vital, Errno>;
+    /// Opens a process. If `start` is given, it is the process with this number that started then.
+    fn open(&self, pid: i32, start: Option<u64>) -> Result<Self::Process, Failure>;
+    /// Returns what /proc/PID/status says.
+    fn status(&self, process: &Self::Process) -> Result<Status, Errno>;
+    /// Calls `each` for the mappings in which whole windows fit, by address. Returns how many
+    /// mappings there are in all.
+    fn rows(&self, process: &Self::Process, each: &mut dyn FnMut(Row)) -> Result<u64, Errno>;
+    /// Calls `each` for all mappings, by address. This takes much longer than [`Kernel::rows`].
+    fn mappings(&self, process: &Self::Process, each: &mut dyn FnMut(Mapping))
+        -> Result<(), Errno>;
+    /// Looks into the windows of a range, until about `most` of them have something in them.
+    fn scan(
         &self,
         process: &Self::Process,
         range: &Range<u64>,
-    ) -> Result<Option<Vec<Content>>, Errno>;
+        most: u64,
+    ) -> Result<Scanned, Errno>;
+    /// Returns how many pages of a window no other process maps.
+    fn exclusive(&self, process: &Self::Process, start: u64) -> Result<u64, Errno>;
+    /// Returns how much memory may still be taken on behalf of a process if `reserve` is left of
+    /// each limit: of its memory cgroups and the ones above them, and of the machine.
+    fn room(&self, process: &Self::Process, reserve: Amount) -> Room;
     /// Asks the kernel to collapse a range. Returns how many bytes of it the kernel has done.
     fn collapse(
         &self,
@@ -111,286 +170,10 @@ pub trait Kernel {
         range: &Range<u64>,
         flags: Flags,
     ) -> Result<u64, Errno>;
-    /// Returns all processes that have memory.
-    fn processes(&self) -> Vec<Listed>;
     /// Returns the time since some beginning.
     fn now(&self) -> Duration;
+    /// Returns the CPU time of this thread.
+    fn cpu(&self) -> Duration;
     /// Waits for `time`.
     fn pause(&self, time: Duration);
-}
-
-/// The running kernel.
-pub struct Linux {
-    window: u64,
-    known: Known,
-    start: Instant,
-}
-
-/// A process of the running kernel.
-pub struct Process {
-    pid: i32,
-    pidfd: OwnedFd,
-}
-
-const MADV_COLLAPSE: libc::c_int = 25;
-const MADV_F_COLLAPSE_LIMITS: libc::c_uint = 0x10000;
-const MADV_F_COLLAPSE_DEFRAG: libc::c_uint = 0x20000;
-
-impl Linux {
-    /// Finds out what the running kernel can do.
-    pub fn new() -> Self {
-        Self {
-            window: fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-                .ok()
-                .and_then(|text| text.trim().parse().ok())
-                .filter(|size: &u64| size.is_power_of_two())
-                .unwrap_or(2 << 20),
-            known: Self::probe(),
-            start: Instant::now(),
-        }
-    }
-
-    /// Returns the features of the running kernel.
-    ///
-    /// The kernel checks the flags before anything else, and the advice even of an empty request.
-    /// So an empty request for this process itself succeeds if the kernel knows both.
-    fn probe() -> Known {
-        let oneself = pidfd_open(getpid(), PidfdFlags::empty());
-        let knows = |flags| {
-            oneself
-                .as_ref()
-                .is_ok_and(|pidfd| process_madvise(pidfd, &[], flags).is_ok())
-        };
-
-        Known {
-            collapse: knows(Flags::default()),
-            flags: Flags {
-                limits: knows(Flags {
-                    limits: true,
-                    defrag: false,
-                }),
-                defrag: knows(Flags {
-                    limits: false,
-                    defrag: true,
-                }),
-            },
-        }
-    }
-}
-
-impl Kernel for Linux {
-    type Process = Process;
-
-    fn window(&self) -> u64 {
-        self.window
-    }
-
-    fn known(&self) -> Known {
-        self.known
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        let has = |cap| capabilities(None).is_ok_and(|sets| sets.effective.contains(cap));
-
-        Capabilities {
-            nice: has(CapabilitySet::SYS_NICE),
-            ptrace: has(CapabilitySet::SYS_PTRACE),
-            admin: has(CapabilitySet::SYS_ADMIN),
-        }
-    }
-
-    fn open(&self, pid: i32) -> Result<Process, Errno> {
-        let number = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-        let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|errno| match errno {
-            // The number is that of a thread, or one that no process can have.
-            Errno::INVAL | Errno::NOENT => Errno::SRCH,
-            other => other,
-        })?;
-
-        Ok(Process { pid, pidfd })
-    }
-
-    fn mappings(&self, process: &Process) -> Result<Vec<Mapping>, Errno> {
-        let text = fs::read(format!("/proc/{}/smaps", process.pid)).map_err(errno_of_proc)?;
-
-        maps::parse(&text).ok_or(Errno::PROTO)
-    }
-
-    fn contents(
-        &self,
-        process: &Process,
-        range: &Range<u64>,
-    ) -> Result<Option<Vec<Content>>, Errno> {
-        let pagemap =
-            File::open(format!("/proc/{}/pagemap", process.pid)).map_err(errno_of_proc)?;
-        let count = range.end.saturating_sub(range.start) / self.window;
-        let mut contents = vec![Content::Empty; usize::try_from(count).map_err(|_| Errno::NOMEM)?];
-        let mut regions = vec![Region::default(); 1024];
-        let mut addr = range.start;
-
-        while addr < range.end {
-            let (found, next) = match scan_pagemap(&pagemap, addr..range.end, &mut regions) {
-                Ok(scanned) => scanned,
-                Err(Errno::NOTTY) => return Ok(None),
-                Err(errno) => return Err(errno),
-            };
-            for region in regions.iter().take(found) {
-                let content = match region.categories & PAGE_IS_HUGE {
-                    0 => Content::Small,
-                    _ => Content::Huge,
-                };
-                let first = (region.start.max(range.start) - range.start) / self.window;
-                let end = (region.end.min(range.end) - range.start).div_ceil(self.window);
-
-                for window in contents.iter_mut().take(end as usize).skip(first as usize) {
-                    *window = content;
-                }
-            }
-            // The kernel always moves on. If it did not, this would loop for ever.
-            if next <= addr {
-                return Err(Errno::PROTO);
-            }
-            addr = next;
-        }
-        Ok(Some(contents))
-    }
-
-    fn collapse(&self, process: &Process, range: &Range<u64>, flags: Flags) -> Result<u64, Errno> {
-        let iovec = libc::iovec {
-            iov_base: range.start as *mut libc::c_void,
-            iov_len: range.end.saturating_sub(range.start) as usize,
-        };
-
-        process_madvise(&process.pidfd, &[iovec], flags)
-    }
-
-    fn processes(&self) -> Vec<Listed> {
-        let Ok(all) = procfs::process::all_processes() else {
-            return Vec::new();
-        };
-        // A process that exits meanwhile has no name any more, and is not listed. Nor are processes
-        // without memory: zombies and kernel threads.
-        all.flatten()
-            .filter_map(|process| {
-                let stat = process.stat().ok().filter(|stat| stat.vsize > 0)?;
-
-                Some(Listed {
-                    pid: process.pid,
-                    name: stat.comm,
-                    cgroup: process
-                        .cgroups()
-                        .ok()
-                        .and_then(|cgroups| {
-                            cgroups
-                                .0
-                                .into_iter()
-                                .find(|cgroup| cgroup.hierarchy == 0)
-                                .map(|cgroup| cgroup.pathname)
-                        })
-                        .unwrap_or_default(),
-                })
-            })
-            .collect()
-    }
-
-    fn now(&self) -> Duration {
-        self.start.elapsed()
-    }
-
-    fn pause(&self, time: Duration) {
-        thread::sleep(time);
-    }
-}
-
-/// Returns the errno for a failure to open or read a file of /proc/PID.
-fn errno_of_proc(err: std::io::Error) -> Errno {
-    match Errno::from_io_error(&err) {
-        Some(Errno::NOENT) | None => Errno::SRCH,
-        Some(errno) => errno,
-    }
-}
-
-fn last_errno() -> Errno {
-    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
-}
-
-fn process_madvise(pidfd: &OwnedFd, ranges: &[libc::iovec], flags: Flags) -> Result<u64, Errno> {
-    // SAFETY: The kernel reads `ranges.len()` iovecs at `ranges`, which is borrowed for the call.
-    // MADV_COLLAPSE changes the content of no memory, of this process or another.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_process_madvise,
-            pidfd.as_raw_fd(),
-            ranges.as_ptr(),
-            ranges.len(),
-            MADV_COLLAPSE,
-            flags.bits(),
-        )
-    };
-
-    u64::try_from(done).map_err(|_| last_errno())
-}
-
-/// `struct page_region` of linux/fs.h.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Region {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-/// `struct pm_scan_arg` of linux/fs.h.
-#[repr(C)]
-#[derive(Default)]
-struct ScanArg {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-const PAGE_IS_PRESENT: u64 = 1 << 3;
-const PAGE_IS_SWAPPED: u64 = 1 << 4;
-const PAGE_IS_PFNZERO: u64 = 1 << 5;
-const PAGE_IS_HUGE: u64 = 1 << 6;
-/// `_IOWR('f', 16, struct pm_scan_arg)`
-const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
-const _: () = assert!(size_of::<ScanArg>() == 0x60);
-
-/// Finds the pages of a range that are not zero pages. Returns how many regions of them it has put
-/// into `regions`, and the address up to which it has looked.
-fn scan_pagemap(
-    pagemap: &File,
-    range: Range<u64>,
-    regions: &mut [Region],
-) -> Result<(usize, u64), Errno> {
-    let mut arg = ScanArg {
-        size: size_of::<ScanArg>() as u64,
-        start: range.start,
-        end: range.end,
-        vec: regions.as_mut_ptr() as u64,
-        vec_len: regions.len() as u64,
-        category_inverted: PAGE_IS_PFNZERO,
-        category_mask: PAGE_IS_PFNZERO,
-        category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-        return_mask: PAGE_IS_HUGE,
-        ..ScanArg::default()
-    };
-    // SAFETY: The argument is what this ioctl takes, and says where `regions` are and how many: no
-    // more is written. Both are borrowed until it returns.
-    let found = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as _, &mut arg) };
-
-    match usize::try_from(found) {
-        Ok(found) => Ok((found, arg.walk_end)),
-        Err(_) => Err(last_errno()),
-    }
 }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The mappings of a process and their coverage by huge pages, from /proc/PID/smaps.
+//! The mappings of a process, from /proc/PID/maps and /proc/PID/smaps.
 
+use crate::proc::lines;
 use clap::ValueEnum;
-use procfs::process::{MMPermissions, MMapPath, MemoryMap, MemoryMaps, VmFlags};
-use procfs::FromBufRead;
 use serde::{Serialize, Serializer};
+use std::io::{self, Read};
 use std::ops::Range;
 
 /// The kind of memory that is mapped, as far as it matters for collapse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[cfg_attr(feature = "generate", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Private memory: heaps, stacks, anonymous mappings.
@@ -25,6 +26,7 @@ pub enum Kind {
 
 /// The advice on huge pages that the owner of a mapping has given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "generate", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Advice {
     /// Nothing.
@@ -37,9 +39,11 @@ pub enum Advice {
 
 /// A mapping of a process; sizes in bytes.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "generate", derive(schemars::JsonSchema))]
 pub struct Mapping {
     /// The addresses of the mapping.
     #[serde(serialize_with = "as_hex")]
+    #[cfg_attr(feature = "generate", schemars(with = "String"))]
     pub range: Range<u64>,
     /// The kind of memory that is mapped.
     pub kind: Kind,
@@ -64,92 +68,172 @@ fn as_hex<S: Serializer>(range: &Range<u64>, serializer: S) -> Result<S::Ok, S::
     serializer.collect_str(&format_args!("{:x}-{:x}", range.start, range.end))
 }
 
-impl Mapping {
-    /// Returns the part of the mapping within `bounds` that whole windows fill.
-    pub fn windows(&self, size: u64, bounds: &Range<u64>) -> Range<u64> {
-        let start = self.range.start.max(bounds.start);
-        let end = self.range.end.min(bounds.end);
-        let first = start.checked_next_multiple_of(size).unwrap_or(end);
+/// Returns the part of a range within `bounds` that whole windows fill.
+pub fn windows(range: &Range<u64>, size: u64, bounds: &Range<u64>) -> Range<u64> {
+    let start = range.start.max(bounds.start);
+    let end = range.end.min(bounds.end);
+    let first = start.checked_next_multiple_of(size).unwrap_or(end);
 
-        first..end - end % size
+    first..end - end % size
+}
+
+/// A line of /proc/PID/maps, of which each mapping has one in /proc/PID/smaps, too.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// The addresses of the mapping.
+    pub range: Range<u64>,
+    private: bool,
+    name: &'a [u8],
+}
+
+impl<'a> Line<'a> {
+    /// Reads a line.
+    pub fn read(line: &'a [u8]) -> Option<Self> {
+        let mut rest = line;
+        // The name follows after these, and may be empty or have spaces in it.
+        let mut fields = [&b""[..]; 5];
+
+        for field in &mut fields {
+            let end = rest.iter().position(|byte| *byte == b' ');
+
+            (*field, rest) = rest.split_at(end.unwrap_or(rest.len()));
+            rest = rest.get(1..).unwrap_or_default();
+        }
+        let [range, permissions, ..] = fields;
+        let dash = range.iter().position(|byte| *byte == b'-')?;
+
+        Some(Self {
+            range: address(range.get(..dash)?)?..address(range.get(dash + 1..)?)?,
+            private: *permissions.get(3)? == b'p',
+            name: rest.trim_ascii_start(),
+        })
     }
 
+    /// Returns the kind of the mapping.
+    pub fn kind(&self) -> Kind {
+        let begins = |starts: &[&str]| {
+            starts
+                .iter()
+                .any(|start| self.name.starts_with(start.as_bytes()))
+        };
+
+        match self.name {
+            b"" | b"[heap]" | b"[stack]" if self.private => Kind::Anon,
+            _ if self.private && begins(&["[anon:"]) => Kind::Anon,
+            _ if begins(&["[anon_shmem:"]) => Kind::Shmem,
+            _ if begins(&["/memfd:", "/dev/shm/", "/dev/zero (deleted)", "/SYSV"]) => Kind::Shmem,
+            _ if begins(&["/anon_hugepage", "/dev/hugepages/"]) => Kind::Other,
+            _ if begins(&["/"]) => Kind::File,
+            _ => Kind::Other,
+        }
+    }
+}
+
+fn address(digits: &[u8]) -> Option<u64> {
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// Calls `each` for the lines of a maps file. Stops at a line that is none.
+pub fn read_maps(maps: impl Read, mut each: impl FnMut(&Line)) -> io::Result<()> {
+    let mut valid = true;
+
+    lines(maps, |line| match Line::read(line) {
+        Some(line) => each(&line),
+        None => valid = false,
+    })?;
+    match valid {
+        true => Ok(()),
+        false => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Calls `each` for the mappings in the text of an smaps file.
+pub fn read_smaps(smaps: impl Read, mut each: impl FnMut(Mapping)) -> io::Result<()> {
+    let mut current: Option<Mapping> = None;
+    let mut valid = true;
+
+    lines(smaps, |line| {
+        // A key begins with a capital letter, an address does not.
+        if line.first().is_some_and(u8::is_ascii_uppercase) {
+            match &mut current {
+                Some(mapping) => mapping.learn(line),
+                None => valid = false,
+            }
+            return;
+        }
+        current.take().into_iter().for_each(&mut each);
+        match Line::read(line) {
+            Some(line) => current = Some(Mapping::new(&line)),
+            None => valid = false,
+        }
+    })?;
+    current.into_iter().for_each(each);
+    match valid {
+        true => Ok(()),
+        false => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+impl Mapping {
     /// Returns the size of the mapping in bytes.
     pub fn size(&self) -> u64 {
         self.range.end.saturating_sub(self.range.start)
     }
-}
 
-impl From<MemoryMap> for Mapping {
-    fn from(map: MemoryMap) -> Self {
-        let bytes = |key| map.extension.map.get(key).copied().unwrap_or(0);
-        let flags = map.extension.vm_flags;
-        let (kind, name) = kind_and_name(&map);
-
+    fn new(line: &Line) -> Self {
         Self {
-            range: map.address.0..map.address.1,
-            kind,
-            name,
-            resident: bytes("Rss"),
-            swapped: bytes("Swap"),
-            huge: bytes("AnonHugePages") + bytes("ShmemPmdMapped") + bytes("FilePmdMapped"),
-            eligible: bytes("THPeligible") != 0,
-            advice: match (flags.contains(VmFlags::HG), flags.contains(VmFlags::NH)) {
-                (true, _) => Advice::Huge,
-                (false, true) => Advice::Nohuge,
-                (false, false) => Advice::None,
-            },
-            watched: flags.intersects(VmFlags::UM | VmFlags::UW),
+            range: line.range.clone(),
+            kind: line.kind(),
+            name: String::from_utf8_lossy(line.name).into_owned(),
+            resident: 0,
+            swapped: 0,
+            huge: 0,
+            eligible: false,
+            advice: Advice::None,
+            watched: false,
         }
     }
-}
 
-fn kind_and_name(map: &MemoryMap) -> (Kind, String) {
-    let (kind, name) = match &map.pathname {
-        MMapPath::Anonymous => (Kind::Anon, String::new()),
-        MMapPath::Heap => (Kind::Anon, "[heap]".into()),
-        MMapPath::Stack => (Kind::Anon, "[stack]".into()),
-        MMapPath::Other(name) if name.starts_with("anon:") => (Kind::Anon, format!("[{name}]")),
-        MMapPath::Other(name) if name.starts_with("anon_shmem:") => {
-            (Kind::Shmem, format!("[{name}]"))
-        }
-        MMapPath::Path(path) => {
-            let name = path.to_string_lossy().into_owned();
-            let shmem = ["/memfd:", "/dev/shm/", "/dev/zero (deleted)", SYSTEM_V]
-                .iter()
-                .any(|start| name.starts_with(start));
-            (if shmem { Kind::Shmem } else { Kind::File }, name)
-        }
-        _ => (Kind::Other, String::new()),
-    };
-    let private = map.perms.contains(MMPermissions::PRIVATE);
-    // hugetlb has no flag in this crate, but it alone has a page size beyond the MMU's.
-    let pages = |key| map.extension.map.get(key);
+    /// Learns from a line of smaps below that of the addresses.
+    fn learn(&mut self, line: &[u8]) {
+        let Some((key, value)) = std::str::from_utf8(line)
+            .ok()
+            .and_then(|line| line.split_once(':'))
+        else {
+            return;
+        };
+        let number = || -> u64 {
+            let number = value.split_whitespace().next();
 
-    if pages("KernelPageSize").is_some_and(|size| *size >= 2 << 20)
-        || (kind == Kind::Anon && !private)
-    {
-        return (Kind::Other, name);
+            number.and_then(|text| text.parse().ok()).unwrap_or(0)
+        };
+
+        match key {
+            "Rss" => self.resident = number() << 10,
+            "Swap" => self.swapped = number() << 10,
+            "AnonHugePages" | "ShmemPmdMapped" | "FilePmdMapped" => self.huge += number() << 10,
+            "THPeligible" => self.eligible = number() != 0,
+            // hugetlb alone has a page size beyond the MMU's.
+            "KernelPageSize" if number() >= 2048 => self.kind = Kind::Other,
+            "VmFlags" => {
+                for flag in value.split_whitespace() {
+                    match flag {
+                        "hg" => self.advice = Advice::Huge,
+                        "nh" => self.advice = Advice::Nohuge,
+                        "um" | "uw" => self.watched = true,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
     }
-    (kind, name)
-}
-
-/// The beginning of names of System V memory, as it is passed to the procfs crate, see [`parse`].
-const SYSTEM_V: &str = "/sysv";
-
-/// Returns the mappings in the text of an smaps file, or [`None`] if the text is invalid.
-pub fn parse(smaps: &[u8]) -> Option<Vec<Mapping>> {
-    // Another program chooses the names. The procfs crate refuses bytes that are not UTF-8, and
-    // fails at a name that only begins like one of System V memory.
-    let text = String::from_utf8_lossy(smaps).replace(" /SYSV", &format!(" {SYSTEM_V}"));
-    let maps = MemoryMaps::from_buf_read(text.as_bytes()).ok()?;
-
-    Some(maps.0.into_iter().map(Mapping::from).collect())
 }
 
 /// How much of some memory is huge pages; sizes in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Coverage {
+#[cfg_attr(feature = "generate", derive(schemars::JsonSchema))]
+pub struct Share {
     /// The number of bytes that are in memory.
     pub resident: u64,
     /// The number of these bytes that are mapped by huge pages.
@@ -158,26 +242,20 @@ pub struct Coverage {
     pub percent: f64,
 }
 
-impl Coverage {
-    /// Returns the coverage of several mappings as a whole.
-    pub fn of<'a>(mappings: impl Iterator<Item = &'a Mapping>) -> Self {
-        let (resident, huge) = mappings.fold((0, 0), |(resident, huge), mapping| {
-            (resident + mapping.resident, huge + mapping.huge)
-        });
-        // Rounded to a tenth.
-        let percent = (1000.0 * huge as f64 / resident.max(1) as f64).round() / 10.0;
-
+impl Share {
+    /// Returns the share of huge pages in some memory.
+    pub fn new(resident: u64, huge: u64) -> Self {
         Self {
             resident,
             huge,
-            percent,
+            percent: percent(huge, resident.max(1)),
         }
     }
+}
 
-    /// Returns whether the coverage is at least `percent`. Without any memory, it is.
-    pub fn reaches(&self, percent: f64) -> bool {
-        self.resident == 0 || self.percent >= percent
-    }
+/// Returns how many per cent of `whole` a part is, rounded to a tenth.
+pub fn percent(part: u64, whole: u64) -> f64 {
+    (1000.0 * part as f64 / whole as f64).round() / 10.0
 }
 
 #[cfg(test)]
@@ -218,6 +296,13 @@ Rss:                  12 kB
 Rss:                   4 kB
 ";
 
+    fn parse(smaps: &[u8]) -> Option<Vec<Mapping>> {
+        let mut found = Vec::new();
+
+        read_smaps(smaps, |mapping| found.push(mapping)).ok()?;
+        Some(found)
+    }
+
     #[test]
     fn reads_what_the_kernel_says() {
         let maps = parse(SMAPS).unwrap();
@@ -241,32 +326,43 @@ Rss:                   4 kB
     }
 
     #[test]
-    fn coverage_is_that_of_all_together() {
+    fn maps_have_the_same_mappings() {
+        let text = String::from_utf8_lossy(SMAPS);
+        let text: String = text
+            .lines()
+            .filter(|line| line.starts_with(|first: char| !first.is_ascii_uppercase()))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let mut found = Vec::new();
+        read_maps(text.as_bytes(), |line| {
+            found.push((line.range.clone(), line.kind()));
+        })
+        .unwrap();
         let maps = parse(SMAPS).unwrap();
-        let coverage = Coverage::of(maps.iter().take(2));
+        let expected: Vec<_> = maps
+            .iter()
+            .map(|mapping| (mapping.range.clone(), mapping.kind))
+            .collect();
 
-        assert_eq!(coverage.resident, 42 << 20);
-        assert_eq!(coverage.percent, 52.4);
-        assert!(coverage.reaches(52.4) && !coverage.reaches(52.5));
-        assert!(Coverage::default().reaches(100.0));
+        assert_eq!(found, expected);
+        assert!(read_maps(&b"no such thing\n"[..], |_| {}).is_err());
+    }
+
+    #[test]
+    fn shares_are_rounded_to_a_tenth() {
+        assert_eq!(Share::new(42 << 20, 22 << 20).percent, 52.4);
+        assert_eq!(Share::new(0, 0).percent, 0.0);
     }
 
     #[test]
     fn windows_are_whole_ones() {
-        let mut mapping = parse(SMAPS).unwrap().remove(0);
         let all = 0..u64::MAX;
-        let windows = |mapping: &Mapping, bounds: &Range<u64>| {
-            let windows = mapping.windows(0x1000, bounds);
-            (windows.start, windows.end)
-        };
+        let within = |range: Range<u64>, bounds: &Range<u64>| windows(&range, 0x1000, bounds);
 
-        mapping.range = 0x1800..0x4800;
-        assert_eq!(windows(&mapping, &all), (0x2000, 0x4000));
-        assert_eq!(windows(&mapping, &(0x2001..0x3fff)), (0x3000, 0x3000));
-        assert!(mapping.windows(0x1000, &(0x9000..0xa000)).is_empty());
-        mapping.range = 0x1800..0x1900;
-        assert!(mapping.windows(0x1000, &all).is_empty());
-        mapping.range = u64::MAX - 5..u64::MAX;
-        assert!(mapping.windows(0x1000, &all).is_empty());
+        assert_eq!(within(0x1800..0x4800, &all), 0x2000..0x4000);
+        assert!(within(0x1800..0x4800, &(0x2001..0x3fff)).is_empty());
+        assert!(within(0x1800..0x4800, &(0x9000..0xa000)).is_empty());
+        assert!(within(0x1800..0x1900, &all).is_empty());
+        assert!(within(u64::MAX - 5..u64::MAX, &all).is_empty());
     }
 }

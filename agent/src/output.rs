@@ -2,11 +2,13 @@
 
 //! The output for people: a table, a report, a progress bar.
 
-use crate::collapse::{Ended, Progress, Report};
+use crate::collapse::{Coverage, Ended, LeftOut, Progress, Report, Silent, Windows};
+use crate::failure::Failure;
+use crate::json::{Overview, Status};
 use crate::kernel::Known;
-use crate::maps::{Advice, Coverage, Kind, Mapping};
+use crate::maps::{Advice, Kind, Share};
 use crate::watch::{Event, Outcome, Summary};
-use console::style;
+use console::{style, Term};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
@@ -16,7 +18,7 @@ const MIB: u64 = 1 << 20;
 const BAR: usize = 20;
 
 /// Returns a line about the features of the kernel.
-pub fn kernel(known: Known) -> String {
+fn kernel(known: Known) -> String {
     let flags = match (known.flags.limits, known.flags.defrag) {
         (true, true) => "knows --limits and --defrag",
         (true, false) => "knows --limits, not --defrag",
@@ -38,21 +40,22 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// Returns a table of the mappings of a process. Mappings that are too small for a huge page share
-/// a line.
-pub fn table(mappings: &[Mapping], window: u64, total: Coverage) -> String {
-    let mut out = format!(
-        "{:<29} {:<5} {:>9} {:>9} {:>8} {:>8} {:>7}  {:<8} {}\n",
-        "ADDRESSES", "KIND", "SIZE", "RESIDENT", "SWAPPED", "HUGE", "HUGE %", "ELIGIBLE", "NAME"
+/// Returns what `status` shows of a process. `failure` is why a collapse would fail.
+pub fn status(status: &Status, failure: Option<&Failure>) -> String {
+    let mut out = kernel(status.kernel);
+    let _ = writeln!(
+        out,
+        "{:<29} {:<5} {:>9} {:>9} {:>8} {:>8} {:>7}  {:<8} NAME",
+        "ADDRESSES", "KIND", "SIZE", "RESIDENT", "SWAPPED", "HUGE", "HUGE %", "ELIGIBLE"
     );
-    let mut small = Vec::new();
+    // Names end where the terminal does.
+    let columns = match Term::stdout().size_checked() {
+        Some((_, columns)) => usize::from(columns).saturating_sub(97).max(8),
+        None => usize::MAX,
+    };
 
-    for mapping in mappings {
-        if mapping.windows(window, &(0..u64::MAX)).is_empty() {
-            small.push(mapping);
-            continue;
-        }
-        let coverage = Coverage::of(std::iter::once(mapping));
+    for mapping in status.mappings {
+        let share = Share::new(mapping.resident, mapping.huge);
         let kind = match mapping.kind {
             Kind::Anon => "anon",
             Kind::Shmem => "shmem",
@@ -65,27 +68,82 @@ pub fn table(mappings: &[Mapping], window: u64, total: Coverage) -> String {
             (false, Advice::Nohuge) => "opt-out",
             (false, _) => "no",
         };
-
-        let _ = writeln!(
-            out,
-            "{:<29} {kind:<5} {:>9} {:>9} {:>8} {:>8} {:>7}  {eligible:<8} {}",
+        let name: String = printable(&mapping.name).chars().take(columns).collect();
+        let line = format!(
+            "{:<29} {kind:<5} {:>9} {:>9} {:>8} {:>8} {:>7}  {eligible:<8} {name}",
             format!("{:x}-{:x}", mapping.range.start, mapping.range.end),
             size(mapping.size()),
             size(mapping.resident),
             size(mapping.swapped),
             size(mapping.huge),
-            percent(&coverage),
-            printable(&mapping.name),
+            part(&share),
         );
+
+        let _ = writeln!(out, "{}", line.trim_end());
     }
     let _ = writeln!(
         out,
         "{} more too small for a huge page, {} resident",
-        small.len(),
-        size(small.iter().map(|mapping| mapping.resident).sum())
+        status.small.count,
+        size(status.small.resident)
     );
     out += "not ELIGIBLE: for page faults and khugepaged; collapse leaves out \"opt-out\" only\n";
-    out + &coverage("all of it", &total)
+    let _ = writeln!(
+        out,
+        "all of it: {}{} MiB in memory, {} MiB of it huge pages ({} %)",
+        bar(status.coverage.percent),
+        status.coverage.resident / MIB,
+        status.coverage.huge / MIB,
+        part(&status.coverage)
+    );
+    match (status.forecast, failure) {
+        (Some(report), _) => {
+            let _ = writeln!(out, "{} to collapse", of_windows(report.windows.untried));
+            out += &more(report);
+        }
+        (None, Some(failure)) => {
+            let _ = writeln!(out, "a collapse would fail: {failure}");
+        }
+        (None, None) => {}
+    }
+    out
+}
+
+/// Returns a table of processes.
+pub fn overview(processes: &[Overview]) -> String {
+    let mut out = format!(
+        "{:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:<15} CGROUP\n",
+        "PID", "RESIDENT", "HUGE", "TO DO", "GROWTH", "LEFT", "NAME"
+    );
+
+    for process in processes {
+        let name = printable(&process.name);
+        let cgroup = printable(&process.cgroup);
+        let _ = match (&process.forecast, &process.error) {
+            (Some(report), _) => writeln!(
+                out,
+                "{:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {name:<15} {cgroup}",
+                process.pid,
+                size(report.before.resident),
+                size(report.before.huge),
+                size(report.before.worth),
+                size(report.growth),
+                left_alone(&report.windows)
+                    .iter()
+                    .map(|(count, _)| count)
+                    .sum::<u64>(),
+            ),
+            (None, error) => writeln!(
+                out,
+                "{:>8} {name}: {}",
+                process.pid,
+                error.as_deref().unwrap_or_default()
+            ),
+        };
+    }
+    out += "RESIDENT: in whole windows. TO DO: what collapse would make huge. GROWTH: by which memory\n\
+            would grow. LEFT: windows that it would leave alone, see status of one process.\n";
+    out
 }
 
 /// Returns a name without control characters. Another program chooses it, and could otherwise move
@@ -96,16 +154,16 @@ fn printable(name: &str) -> String {
         .collect()
 }
 
-fn percent(coverage: &Coverage) -> String {
-    match coverage.resident {
+fn part(share: &Share) -> String {
+    match share.resident {
         0 => "-".into(),
-        _ => format!("{:.1}", coverage.percent),
+        _ => format!("{:.1}", share.percent),
     }
 }
 
-/// Returns coverage as a bar, on a terminal. The bar is full only if the coverage is complete.
-fn bar(coverage: &Coverage) -> String {
-    let full = (coverage.percent * BAR as f64 / 100.0) as usize;
+/// Returns a percentage as a bar, on a terminal. The bar is full only if it is 100.
+fn bar(percent: f64) -> String {
+    let full = (percent * BAR as f64 / 100.0) as usize;
     let rest = BAR.saturating_sub(full);
 
     match io::stdout().is_terminal() {
@@ -120,29 +178,82 @@ fn bar(coverage: &Coverage) -> String {
 
 fn coverage(label: &str, coverage: &Coverage) -> String {
     format!(
-        "{label}: {}{} MiB in memory, {} MiB of it huge pages ({} %)\n",
-        bar(coverage),
+        "{label}: {}{} MiB in memory, {} MiB of it huge pages ({:.1} % of what is worth it)\n",
+        bar(coverage.percent),
         coverage.resident / MIB,
         coverage.huge / MIB,
-        percent(coverage)
+        coverage.percent
     )
+}
+
+/// Returns the windows that are left alone, and why.
+fn left_alone(windows: &Windows) -> Vec<(u64, &'static str)> {
+    [
+        (windows.sparse, "more holes than --max-holes"),
+        (windows.swapped, "more swapped out than --max-swapped"),
+        (windows.shared, "shared with forked processes, see --share"),
+        (windows.beyond_growth, "beyond --max-growth"),
+        (windows.opted_out, "MADV_NOHUGEPAGE"),
+        (windows.waiting, "refused lately"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .collect()
 }
 
 fn of_windows(count: u64) -> String {
     format!("{count} window{}", if count == 1 { "" } else { "s" })
 }
 
+/// Returns lines about growth, and about what was left alone, refused or left out.
+fn more(report: &Report) -> String {
+    let mut out = String::new();
+
+    if report.growth > 0 {
+        let _ = writeln!(
+            out,
+            "memory {} by {}",
+            match report.ended {
+                Ended::DryRun => "would grow",
+                _ => "has grown",
+            },
+            size(report.growth)
+        );
+    }
+    for (count, why) in left_alone(&report.windows) {
+        let _ = writeln!(out, "{} left alone: they {why}", of_windows(count));
+    }
+    for refusal in &report.refusals {
+        let _ = writeln!(
+            out,
+            "{} refused, {}: {}",
+            of_windows(refusal.windows),
+            refusal.errno,
+            refusal.why
+        );
+    }
+    let LeftOut { anon, shmem, file } = report.left_out;
+    for (bytes, kind) in [(anon, "anon"), (shmem, "shmem"), (file, "file")] {
+        // Every process has some libraries.
+        if bytes >= 64 * MIB || bytes >= MIB && bytes > report.before.resident {
+            let _ = writeln!(out, "{} left out: --kinds {kind}", size(bytes));
+        }
+    }
+    out
+}
+
 /// Returns the text of the report of a collapse.
 pub fn report(report: &Report) -> String {
     let windows = &report.windows;
+    let is_forecast = matches!(report.ended, Ended::DryRun);
     let mut out = coverage("before", &report.before);
 
-    if let Some(after) = &report.after {
+    if let (false, Some(after)) = (is_forecast, &report.after) {
         out += &coverage("after ", after);
     }
-    let _ = match report.ended {
-        Ended::DryRun => write!(out, "{} to collapse", of_windows(windows.untried)),
-        _ => write!(
+    let _ = match is_forecast {
+        true => write!(out, "{} to collapse", of_windows(windows.untried)),
+        false => write!(
             out,
             "{} collapsed in {:.0} ms",
             of_windows(windows.collapsed),
@@ -155,9 +266,9 @@ pub fn report(report: &Report) -> String {
     if let Some(remapped @ 1..) = report.remapped {
         let _ = write!(out, ", {remapped} without a copy");
     }
-    let untried = match report.ended {
-        Ended::DryRun => 0,
-        _ => windows.untried,
+    let untried = match is_forecast {
+        true => 0,
+        false => windows.untried,
     };
     for (count, what) in [
         (windows.already_huge, "huge before"),
@@ -177,52 +288,67 @@ pub fn report(report: &Report) -> String {
         );
     }
     out.push('\n');
-    for refusal in &report.refusals {
-        let _ = writeln!(
-            out,
-            "{} refused, {}: {}",
-            of_windows(refusal.windows),
-            refusal.errno,
-            refusal.why
-        );
-    }
-    out += match report.ended {
-        Ended::Done => "",
-        Ended::Covered => "nothing to do: there is as much coverage as was asked for\n",
-        Ended::DryRun => "a dry run: nothing was done; it is permitted\n",
-        Ended::Budget => "the time was used up\n",
-        Ended::NoMemory => "ended early: there is no memory for more huge pages\n",
-        Ended::Interrupted => "interrupted\n",
-        Ended::Exited if report.before.resident == 0 => {
-            "the process has no memory: it has exited, or is one of the kernel's own\n"
+    out += &more(report);
+    match report.ended {
+        Ended::Done => {}
+        Ended::Covered => out += "nothing to do: there is as much coverage as was asked for\n",
+        Ended::DryRun => out += "a dry run: nothing was done; it is permitted\n",
+        Ended::Budget => out += "the time was used up\n",
+        Ended::Headroom => {
+            let limit = report.limit.as_deref().unwrap_or("a limit");
+            let _ = writeln!(
+                out,
+                "ended early: there would not be --min-headroom left below {limit}"
+            );
         }
-        Ended::Exited => "the process has exited\n",
-    };
+        Ended::CgroupFull => out += "ended early: the memory cgroup is full\n",
+        Ended::NoMemory => out += "ended early: there is no memory for more huge pages\n",
+        Ended::Interrupted => out += "interrupted\n",
+        Ended::Exited => out += "the process has exited\n",
+    }
     out
 }
 
 /// Returns a line about a process that is watched.
 pub fn event(event: &Event) -> String {
     let name = format!("{} {}", event.pid, printable(&event.name));
+    let cgroup = match event.cgroup.as_str() {
+        "" | "/" => String::new(),
+        cgroup => format!(" in {}", printable(cgroup)),
+    };
 
     match &event.outcome {
-        Outcome::Error(error) => format!("{name}: {error}\n"),
+        Outcome::Error(error) => format!("{name}{cgroup}: {error}\n"),
         Outcome::Report(report) => {
+            let windows = &report.windows;
             let after = report.after.unwrap_or(report.before);
+            let mut out = format!(
+                "{name}{cgroup}: {:.1} % huge pages of what is worth it; {} collapsed",
+                after.percent,
+                of_windows(windows.collapsed)
+            );
 
-            format!(
-                "{name}: {} % huge pages, was {} %; {} collapsed, {} refused{}\n",
-                percent(&after),
-                percent(&report.before),
-                of_windows(report.windows.collapsed),
-                report.windows.refused,
-                match report.ended {
-                    Ended::Exited => "; it has exited",
-                    Ended::Budget => "; to be continued",
-                    Ended::NoMemory => "; there is no memory for more",
-                    _ => "",
-                }
-            )
+            if report.growth > 0 {
+                let _ = write!(out, ", grown by {}", size(report.growth));
+            }
+            if windows.refused > 0 {
+                let _ = write!(out, ", {} refused", windows.refused);
+            }
+            for (count, why) in left_alone(windows) {
+                let _ = write!(out, "; {count} left alone: {why}");
+            }
+            out += match report.ended {
+                Ended::Exited => "; it has exited",
+                Ended::Budget => "; to be continued",
+                Ended::NoMemory => "; there is no memory for more",
+                Ended::CgroupFull => "; its memory cgroup is full",
+                _ => "",
+            };
+            if let Some(limit) = &report.limit {
+                let _ = write!(out, "; not enough headroom below {limit}");
+            }
+            out.push('\n');
+            out
         }
     }
 }
@@ -230,20 +356,33 @@ pub fn event(event: &Event) -> String {
 /// Returns the summary after processes have been watched.
 pub fn summary(summary: &Summary) -> String {
     format!(
-        "{} of {} processes covered, {} collapsed in {} ms; rounds: {}\n",
+        "{} of {} processes covered, {} collapsed in {} ms, grown by {} KiB; rounds: {}\n",
         summary.covered,
         summary.processes,
         of_windows(summary.collapsed),
         summary.milliseconds,
+        summary.growth >> 10,
         summary.rounds
     )
 }
 
-/// Returns a display of progress for standard error: a bar on a terminal, lines in a log.
-pub fn progress() -> Box<dyn Progress> {
-    match io::stderr().is_terminal() {
-        true => Box::new(Bar(None)),
-        false => Box::new(Lines { tenths: 0 }),
+/// How results are shown.
+#[derive(Clone, Copy)]
+pub struct Output {
+    /// As JSON.
+    pub json: bool,
+    /// Without progress.
+    pub quiet: bool,
+}
+
+impl Output {
+    /// Returns a display of progress for standard error: a bar on a terminal, lines in a log.
+    pub fn progress(self) -> Box<dyn Progress> {
+        match io::stderr().is_terminal() {
+            _ if self.json || self.quiet => Box::new(Silent),
+            true => Box::new(Bar(None)),
+            false => Box::new(Lines { tenths: 0 }),
+        }
     }
 }
 

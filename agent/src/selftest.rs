@@ -3,6 +3,7 @@
 //! Memory of this program to collapse, with known content.
 
 use crate::failure::Failure;
+use rustix::io::Errno;
 use rustix::mm::{mmap_anonymous, munmap, MapFlags, ProtFlags};
 use rustix::thread::{disable_transparent_huge_pages, transparent_huge_pages_are_disabled};
 use std::ffi::c_void;
@@ -87,6 +88,43 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: This is the mapping that `new()` made. No borrow of it is left.
+        let _ = unsafe { munmap(self.mapped, self.length) };
+    }
+}
+
+/// A page of memory that is never written to.
+pub struct Untouched {
+    mapped: *mut c_void,
+    length: usize,
+}
+
+impl Untouched {
+    /// Returns such memory.
+    pub fn new(length: usize) -> Result<Self, Errno> {
+        // SAFETY: The kernel chooses an address where nothing is mapped.
+        let mapped = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                length,
+                ProtFlags::READ,
+                MapFlags::PRIVATE,
+            )
+        }?;
+
+        Ok(Self { mapped, length })
+    }
+
+    /// Reads it, so that the zero page is mapped there. Returns its address.
+    pub fn read(&self) -> u64 {
+        // SAFETY: This is the beginning of the mapping that `new()` made, which is readable.
+        unsafe { self.mapped.cast::<u8>().read_volatile() };
+        self.mapped as u64
+    }
+}
+
+impl Drop for Untouched {
+    fn drop(&mut self) {
+        // SAFETY: This is the mapping that `new()` made. Nothing refers to it.
         let _ = unsafe { munmap(self.mapped, self.length) };
     }
 }
