@@ -2,13 +2,7 @@
 
 //! Each fault is found, where it should be, and by what it should do.
 
-use collapse_model::{
-    fault::Fault,
-    model::explore,
-    print,
-    scope::short,
-    state::Violation,
-};
+use collapse_model::{fault::Fault, model::explore, print, scope::short, state::Violation};
 
 /// Has the model find `fault` in `scope`, in less than `steps` steps.
 fn finds(fault: Fault, scope: &str, violation: Violation, steps: usize) {

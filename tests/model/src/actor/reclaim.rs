@@ -10,18 +10,30 @@ use crate::state::{Doing, Kind, Owner, Pmd, Pte, State, SLOTS};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    ReclaimIsolatesAndLocks { slot: usize },
+    ReclaimIsolatesAndLocks {
+        slot: usize,
+    },
     ReclaimAddsToSwapCache,
     ReclaimUnmaps,
     ReclaimWritesOut,
-    Swapoff { slot: usize },
-    NumaHint { slot: usize },
+    Swapoff {
+        slot: usize,
+    },
+    NumaHint {
+        slot: usize,
+    },
     NumaFlushes,
     /// A fault on a hint that does not try to migrate.
-    NumaFault { slot: usize },
-    NumaFaultIsolates { slot: usize },
+    NumaFault {
+        slot: usize,
+    },
+    NumaFaultIsolates {
+        slot: usize,
+    },
     NumaFaultMigrates,
-    KsmWriteProtects { slot: usize },
+    KsmWriteProtects {
+        slot: usize,
+    },
 }
 
 pub fn actions(state: &State, add: &mut impl FnMut(Action)) {
