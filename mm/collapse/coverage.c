@@ -12,7 +12,6 @@
 #include <linux/debugfs.h>
 #include <linux/hash.h>
 #include <linux/init.h>
-#include <linux/kcov.h>
 #include <linux/seq_file.h>
 
 #include <asm/sections.h>
