@@ -22,7 +22,10 @@ impl fmt::Display for Report {
 
 /// The steps of a trace, each with what it has changed.
 pub fn trace(trace: &Trace) -> String {
-    let mut lines = vec![format!("  in the beginning: {}", join(&describe(&trace.start)))];
+    let mut lines = vec![format!(
+        "  in the beginning: {}",
+        join(&describe(&trace.start))
+    )];
     let mut before = &trace.start;
 
     for (nr, (action, state)) in trace.steps.iter().enumerate() {
@@ -79,7 +82,9 @@ fn describe(state: &State) -> Vec<(String, String)> {
     ];
 
     for (nr, cpu) in state.cpu.iter().enumerate().filter(|(_, cpu)| cpu.runs) {
-        let tlb = cpu.tlb.map(|entry| entry.map(Tlb::as_pte).unwrap_or_default());
+        let tlb = cpu
+            .tlb
+            .map(|entry| entry.map(Tlb::as_pte).unwrap_or_default());
 
         parts.push((format!("tlb {nr}"), format!("{tlb:?}")));
     }

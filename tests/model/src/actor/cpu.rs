@@ -99,8 +99,8 @@ pub fn step(state: &mut State, action: Action) -> bool {
                 return false;
             }
             // Where nothing is present the PMD entry is looked at again, else it is not.
-            let finds = !matches!(fault.orig.kind, Kind::None | Kind::Swap)
-                || state.pmd == Pmd::Table;
+            let finds =
+                !matches!(fault.orig.kind, Kind::None | Kind::Swap) || state.pmd == Pmd::Table;
 
             if finds && state.pte[slot] == fault.orig && !write_fault(state, slot) {
                 return false;
@@ -210,9 +210,8 @@ pub fn swap_in(state: &mut State, slot: usize, write: bool) -> bool {
         folio.refs += 1;
         folio.maps += 1;
         // A large folio leaves the swap cache when no entry is left.
-        let others = (0..SLOTS).any(|other| {
-            other != slot && state.pte[other].kind == Kind::Swap && state.large
-        });
+        let others = (0..SLOTS)
+            .any(|other| other != slot && state.pte[other].kind == Kind::Swap && state.large);
         if !others {
             let folio = state.folio_of(entry.page);
 

@@ -8,24 +8,36 @@ use crate::state::{huge_page, Doing, Kind, Owner, Pmd, Pte, State, Violation, SL
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    GupFastReads { slot: usize },
+    GupFastReads {
+        slot: usize,
+    },
     GupFastPins,
     GupFastReadsAgain,
-    GupSlow { slot: usize },
+    GupSlow {
+        slot: usize,
+    },
     Dma,
     Unpin,
     /// access_remote_vm(), with FOLL_FORCE where the VMA is not writable.
-    PokeGets { slot: usize },
+    PokeGets {
+        slot: usize,
+    },
     PokeWrites,
     PokePuts,
     /// FOLL_LONGTERM on a page that has to be migrated first.
-    LongtermIsolates { slot: usize },
+    LongtermIsolates {
+        slot: usize,
+    },
     LongtermLocks,
     LongtermMigrates,
     SecondaryLooks,
-    SecondaryWalks { slot: usize },
+    SecondaryWalks {
+        slot: usize,
+    },
     SecondaryMaps,
-    SecondaryWrites { slot: usize },
+    SecondaryWrites {
+        slot: usize,
+    },
 }
 
 pub fn actions(state: &State, add: &mut impl FnMut(Action)) {

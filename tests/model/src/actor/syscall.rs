@@ -16,9 +16,15 @@ pub enum Action {
     Zaps,
     /// PT_RECLAIM
     ZapFreesTable,
-    WriteProtects { slot: usize },
-    UndoesWriteProtection { slot: usize },
-    MoveGets { slot: usize },
+    WriteProtects {
+        slot: usize,
+    },
+    UndoesWriteProtection {
+        slot: usize,
+    },
+    MoveGets {
+        slot: usize,
+    },
     MoveLocks,
     Moves,
     Fork,
