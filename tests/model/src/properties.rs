@@ -95,6 +95,7 @@ pub fn is_over(state: &State) -> bool {
             others.longterm,
             others.reclaim,
             others.numa,
+            others.numa_fault,
             others.move_page,
             others.zap,
             others.secondary,

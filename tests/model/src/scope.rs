@@ -264,6 +264,8 @@ pub fn short() -> Vec<Scope> {
     for scope in &mut scopes {
         match scope.name.as_str() {
             "ksm" => scope.starts = vec![[Dirty, Shared]],
+            "numa" => scope.starts.push([Dirty, Hole]),
+            "poke" => scope.starts.push([Dirty, Zero]),
             "zap" => scope.starts = kinds.clone(),
             // A refusal is what leaves PTEs read-only.
             "mprotect" => scope.budget.gup = 1,
@@ -331,8 +333,8 @@ pub fn short() -> Vec<Scope> {
     scopes
 }
 
-/// What `make model` explores besides: all that is in [`short`] with two CPUs and another try, and
-/// each adversary next to each other one.
+/// What `make model` explores besides: each adversary next to each other one, and all that is in
+/// [`short`] with two CPUs and another try.
 pub fn long() -> Vec<Scope> {
     let again = short().into_iter().map(|scope| Scope {
         name: format!("{}, 2 CPUs, 2 tries", scope.name),
@@ -347,5 +349,5 @@ pub fn long() -> Vec<Scope> {
             .map(move |other| one.beside(other))
     });
 
-    again.chain(pairs).collect()
+    pairs.chain(again).collect()
 }

@@ -248,7 +248,9 @@ pub struct Others {
     pub poke: Doing,
     pub longterm: Doing,
     pub reclaim: Doing,
+    /// A scan that makes hints, and a fault on one.
     pub numa: Doing,
+    pub numa_fault: Doing,
     pub move_page: Doing,
     pub zap: Doing,
     pub secondary: Doing,
@@ -524,7 +526,13 @@ impl State {
     /// GUP-fast, which fork() and mprotect() keep out by other means, and reclaim.
     pub fn vma_is_free(&self, fault: Option<Fault>) -> bool {
         let others = &self.others;
-        let readers = [others.numa, others.move_page, others.zap, others.longterm];
+        let readers = [
+            others.numa,
+            others.numa_fault,
+            others.move_page,
+            others.zap,
+            others.longterm,
+        ];
 
         !self.engine.iter().any(|engine| engine.has_vma(fault))
             && self.cpu.iter().all(|cpu| cpu.fault.is_none())
