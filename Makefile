@@ -8,7 +8,7 @@
 # HOURS=n           for 'make soak'; with COLLAPSE_SEED=n it repeats a round
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tree kernel run test model bench coverage soak shell check check-arch docs series series-check branch bisect refresh long baseline clean
+.PHONY: help setup tree kernel run test model bench coverage soak shell check check-arch docs series series-check branch bisect refresh long baseline package clean
 export KERNEL_SRC COLLAPSE_SEED
 
 help: ## what can be done here

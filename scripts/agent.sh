@@ -14,7 +14,7 @@ lock_cache
 use_base
 use_tools || die "the toolchain is not set up: run 'make setup'"
 
-cargo_for_agent() { run_cargo agent tools/mm/thp-collapse "$@"; }
+cargo_for_agent() { run_cargo agent agent "$@"; }
 
 case ${1:-build} in
 build)
@@ -33,7 +33,7 @@ test)
 	# Result lines, for scripts/test.sh.
 	sed -n 's/^test \(.*\) \.\.\. ok$/pass thp-collapse: \1/p' "$BUILD/agent.log"
 	;;
-lint) cargo_for_agent clippy --all-targets -- -D warnings ;;
+lint) cargo_for_agent clippy --all-targets --all-features -- -D warnings ;;
 doc) RUSTDOCFLAGS='-D warnings' cargo_for_agent doc --no-deps --document-private-items ;;
 *) die "usage: agent.sh [build | test | lint | doc]" ;;
 esac
