@@ -121,8 +121,8 @@ against_baseline() {
 	) "$2"
 }
 
-# run_cargo NAME CRATE COMMAND ARGUMENTS...: quiet unless it fails. What it prints is in
-# $BUILD/NAME.log, what it builds in $BUILD/NAME.
+# run_cargo NAME CRATE COMMAND ARGUMENTS...: quiet unless it fails. Its output is in
+# $BUILD/NAME.log, and its build folder is $BUILD/NAME.
 run_cargo() {
 	local name=$1 crate=$2 log=$BUILD/$1.log
 	shift 2
