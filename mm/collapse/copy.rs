@@ -88,12 +88,7 @@ impl<'v, 'mm, S: Sources<'v>> Held<'mm, S> {
 
 /// Copies the page that `pte` maps at `addr`, or clears `page` where there is none.
 #[inline(always)]
-fn copy_page(
-    page: BlankPage<'_>,
-    pte: Pte,
-    addr: usize,
-    vma: &VmaRef,
-) -> Result<Written, Refusal> {
+fn copy_page(page: BlankPage<'_>, pte: Pte, addr: usize, vma: &VmaRef) -> Result<Written, Refusal> {
     if pte.is_none() {
         return Ok(page.clear(addr));
     }
