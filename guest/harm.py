@@ -39,7 +39,7 @@ WRONG = 2
 # An emulated CPU takes many times as long as a real one.
 SLOWER = 20 if "TCG" in pathlib.Path("/proc/cpuinfo").read_text() else 1
 
-# What the programs below have in common: memory that begins at a window.
+# Common to the programs below: memory that begins at a window.
 COMMON = """
 import ctypes, mmap, os, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -292,7 +292,7 @@ def test_what_a_fork_shares_is_not_copied():
         assert report["windows"]["shared"] >= 16, report
         assert proportional(*pids) <= before * 1.05, (before, proportional(*pids))
         equal(asked(child), "ready")
-        # What is no longer shared is collapsed.
+        # Memory that is no longer shared is collapsed.
         status, report = run_json("collapse", child.pid)
         assert status == SUCCESS and report["windows"]["collapsed"] >= 16, report
 

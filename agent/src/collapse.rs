@@ -133,13 +133,14 @@ impl Windows {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "generate", derive(schemars::JsonSchema))]
 pub struct Coverage {
-    /// What is in memory in whole windows of the mappings that are selected.
+    /// Bytes in memory, in whole windows of the mappings that are selected.
     pub resident: u64,
-    /// What of it is huge pages.
+    /// The part of it that is huge pages.
     pub huge: u64,
-    /// What could become huge pages.
+    /// The part that could become huge pages.
     pub worth: u64,
-    /// What is huge, in per cent of that and what could become so. 100 if there is none of both.
+    /// The huge part, in per cent of itself and the part that could become so. 100 if there is none
+    /// of both.
     pub percent: f64,
 }
 
@@ -249,7 +250,7 @@ impl Progress for Silent {
     fn end(&mut self) {}
 }
 
-/// What one pass over the memory has found.
+/// The findings of one pass over the memory.
 #[derive(Default)]
 struct Tally {
     windows: Windows,
@@ -266,7 +267,7 @@ struct Marks {
     watched: Vec<Range<u64>>,
 }
 
-/// What is known of a process from earlier runs.
+/// Knowledge of a process from earlier runs.
 #[derive(Default)]
 pub struct Past {
     /// Set if the pass that is under way collapses. One that only looks comes first.
@@ -289,7 +290,7 @@ impl Past {
     }
 }
 
-/// What is to be done about a window.
+/// The decision about a window.
 enum Class {
     Huge,
     Empty,
@@ -690,7 +691,7 @@ impl<'a, K: Kernel> Run<'a, K> {
         }
         for pages in &scanned.windows {
             if let Some(slice) = &slice {
-                // What follows is counted when its turn has come.
+                // The windows that follow are counted when their turn has come.
                 if slice.range.end != pages.start || slice.growth.len() as u64 >= most {
                     break;
                 }
@@ -766,7 +767,7 @@ impl<'a, K: Kernel> Run<'a, K> {
         if !self.aim.opted_out_too && has(&self.marks()?.opted_out, pages.start) {
             return Ok(Class::OptedOut);
         }
-        // What is shared by its nature is not copied.
+        // Memory that is shared by its nature is not copied.
         let shared = match row.kind {
             Kind::Anon => {
                 let exclusive = self.kernel.exclusive(self.process, pages.start);

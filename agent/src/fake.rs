@@ -72,7 +72,7 @@ pub enum Answer {
 /// Called with the number of a call and its range, for the answer to it.
 type Script = Box<dyn FnMut(usize, &Range<u64>) -> Answer>;
 
-/// What is to happen at a time.
+/// An event at a time.
 type Later = (Duration, Box<dyn FnOnce(&Fake)>);
 
 /// Mappings of a process, in windows.

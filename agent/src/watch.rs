@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 /// The length of a round. A round that has used more than its budget is longer.
 const ROUND: Duration = Duration::from_secs(1);
-/// How often processes are looked for. What has grown since is looked at then, too.
+/// How often processes are looked for. Processes that have grown since are looked at then, too.
 const FIND: Duration = Duration::from_secs(5);
 /// The shortest time for which a process is left alone after a pass over its memory.
 const SHORTEST_REST: Duration = Duration::from_secs(5);
@@ -116,7 +116,7 @@ impl Selection {
     }
 }
 
-/// What is told while processes are watched.
+/// Messages while processes are watched.
 pub enum Told<'a> {
     /// The result for a process.
     Event(&'a Event),
@@ -191,7 +191,7 @@ impl Summary {
 
 /// How processes are watched.
 pub struct Watch {
-    /// What is to be done for each. The budget in it is not used.
+    /// The work to be done for each. The budget in it is not used.
     pub aim: Aim,
     /// How much of a second is used on average.
     pub budget: Duration,
@@ -214,11 +214,11 @@ struct Kept {
     last_turn: Duration,
     /// How long to leave it alone, the next time that nothing can be done.
     rest: Duration,
-    /// What was last told about it.
+    /// The last message about it.
     told: Option<State>,
 }
 
-/// What is worth telling, if it has changed.
+/// The facts that are told when they have changed.
 #[derive(PartialEq)]
 enum State {
     Report {
@@ -370,8 +370,8 @@ pub fn watch<K: Kernel>(
     Ok(summary)
 }
 
-/// Adds processes that are new, and removes processes that are no longer selected. What has grown
-/// has its turn.
+/// Adds processes that are new, and removes processes that are no longer selected. A process that
+/// has grown has its turn.
 fn take(
     kept: &mut BTreeMap<i32, Kept>,
     found: BTreeMap<i32, Vital>,
@@ -397,7 +397,7 @@ fn take(
             told: None,
         });
         let has_grown = vital.resident >= one.seen.resident + window;
-        // What was freed and touched again has as much in memory as before.
+        // Memory that was freed and touched again is as much as before.
         let has_changed = vital.faults >= one.seen.faults + pages;
 
         if has_grown || has_changed {
@@ -446,7 +446,7 @@ impl Kept {
             return;
         }
         self.give_rest(now);
-        // What was refused is tried again in time.
+        // Windows that were refused are tried again in time.
         if let Some(next) = self.past.next() {
             self.due = self.due.min(next.max(now + SHORTEST_REST));
         }
@@ -899,7 +899,7 @@ mod tests {
 
         assert_eq!(summary.growth, grown);
         assert!(grown as f64 <= 0.055 * before as f64 && summary.collapsed >= 30);
-        // What is not worth it is no reason to go on.
+        // A window that is not worth it is no reason to go on.
         assert_eq!(summary.covered, 1);
     }
 

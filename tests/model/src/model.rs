@@ -92,7 +92,7 @@ impl Model for Collapse {
     }
 }
 
-/// What came of an exploration.
+/// The result of an exploration.
 pub struct Report {
     pub states: usize,
     pub depth: usize,

@@ -54,7 +54,7 @@ pub fn trace(trace: &Trace) -> String {
     lines.join("\n") + "\n"
 }
 
-/// What an action does, by the state before it.
+/// The effect of an action, by the state before it.
 fn name(action: Action, before: &State) -> String {
     match action {
         Action::Collapse(nr) => format!("collapse {nr}: {}", before.engine[nr].next()),

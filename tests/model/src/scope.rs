@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is explored together. All actors at once are too many states: each scope has some.
+//! Scopes: actors that are explored together. All actors at once are too many states: each scope
+//! has some.
 
 use crate::{
     protocol::Engine,
     state::{Budget, Cpu, Folio, Kind, Others, Page, Pmd, Pte, State, CPUS, ENGINES, SLOTS},
 };
 
-/// What a slot maps in the beginning.
+/// The page that a slot maps in the beginning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Start {
     /// A page that was written.
@@ -24,13 +25,13 @@ pub enum Start {
 pub struct Scope {
     pub name: String,
     pub starts: Vec<[Start; SLOTS]>,
-    /// Whether the pages of the slots are one folio.
+    /// Returns whether the pages of the slots are one folio.
     pub large: bool,
-    /// Whether page tables give write access in the beginning.
+    /// Returns whether page tables give write access in the beginning.
     pub vm_write: bool,
-    /// Whether the VMA is registered for userfaultfd write protection.
+    /// Returns whether the VMA is registered for userfaultfd write protection.
     pub uffd: bool,
-    /// Whether zaps are those of the OOM reaper.
+    /// Returns whether zaps are those of the OOM reaper.
     pub reaps: bool,
     /// The CPUs that the process runs on. The first one stores.
     pub cpus: usize,
@@ -38,15 +39,15 @@ pub struct Scope {
     pub budget: Budget,
     /// How many collapses run.
     pub collapses: usize,
-    /// Whether they go the old way from the beginning.
+    /// Returns whether they go the old way from the beginning.
     pub isolates: bool,
     pub recopy_max: usize,
     /// Rounds after the first one.
     pub rounds: u8,
     pub tries: u8,
-    /// Whether no page may be copied again but one that was written.
+    /// Returns whether no page may be copied again but one that was written.
     pub exact: bool,
-    /// Whether one of the collapses has to succeed.
+    /// Returns whether one of the collapses has to succeed.
     pub must_collapse: bool,
 }
 
@@ -248,7 +249,7 @@ fn adversaries() -> Vec<Scope> {
     ]
 }
 
-/// What is explored by `make test`.
+/// The scopes of `make test`.
 pub fn short() -> Vec<Scope> {
     use Start::{Clean, Dirty, Hole, Shared, Zero};
 
@@ -333,7 +334,7 @@ pub fn short() -> Vec<Scope> {
     scopes
 }
 
-/// What `make model` explores besides: each adversary next to each other one, and all that is in
+/// The further scopes of `make model`: each adversary next to each other one, and all that is in
 /// [`short`] with two CPUs and another try.
 pub fn long() -> Vec<Scope> {
     let again = short().into_iter().map(|scope| Scope {

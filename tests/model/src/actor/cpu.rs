@@ -122,8 +122,8 @@ fn walk(state: &State, cpu: usize, slot: usize) -> Option<Tlb> {
     state.walk(slot)
 }
 
-/// What a write fault does under the lock of the table. Returns false if it has to wait. Where this
-/// model has no page left, it does nothing.
+/// A write fault, under the lock of the table. Returns false if it has to wait. Where this model
+/// has no page left, it does nothing.
 pub fn write_fault(state: &mut State, slot: usize) -> bool {
     let pte = state.pte[slot];
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What reaches pages by references of its own: pins and DMA, ptrace, FOLL_LONGTERM, and secondary
-//! MMUs.
+//! Actors that reach pages by references of their own: pins and DMA, ptrace, FOLL_LONGTERM, and
+//! secondary MMUs.
 
 use super::cpu::write_fault;
 use crate::state::{huge_page, Doing, Kind, Owner, Pmd, Pte, State, Violation, SLOTS};
@@ -148,7 +148,7 @@ pub fn step(state: &mut State, action: Action) -> bool {
             };
             let slot = usize::from(slot);
 
-            // What the process has given up is of no interest to it.
+            // It does not care for pages that the process has given up.
             if zaps != state.zaps[slot] {
                 return false;
             }
@@ -296,7 +296,7 @@ pub fn step(state: &mut State, action: Action) -> bool {
     true
 }
 
-/// Whether the lock of the table can be had, and the table is hooked in.
+/// Returns whether the lock of the table can be had, and the table is hooked in.
 pub fn can_lock(state: &State) -> bool {
     state.ptl.is_none() && state.pmd == Pmd::Table
 }

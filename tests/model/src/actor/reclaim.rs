@@ -234,7 +234,7 @@ fn reclaim_unmaps(state: &mut State) -> bool {
     true
 }
 
-/// pageout() and __remove_mapping(): what nobody else holds is freed.
+/// pageout() and __remove_mapping(): a page that nobody else holds is freed.
 fn reclaim_ends(state: &mut State, page: u8) {
     let nr = state.folio_nr(page);
     let pages = state.folio_pages(nr);
