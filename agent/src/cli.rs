@@ -153,7 +153,7 @@ pub struct Terms {
         help_heading = "Bounds"
     )]
     max_swapped: u64,
-    /// Returns whether to collapse private windows of which a forked process shares base pages:
+    /// Whether to collapse private windows of which a forked process shares base pages:
     /// they are copied for each of the two
     #[arg(
         long,
@@ -202,7 +202,7 @@ pub struct Terms {
     pub kinds: Vec<Kind>,
 }
 
-/// Returns whether to collapse what is shared.
+/// Whether to collapse what is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Share {
     /// Never.

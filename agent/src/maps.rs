@@ -55,7 +55,7 @@ pub struct Mapping {
     pub swapped: u64,
     /// How much of it is mapped by huge pages.
     pub huge: u64,
-    /// Returns whether page faults and khugepaged may use huge pages there, by what sysfs says now.
+    /// Whether page faults and khugepaged may use huge pages there, by what sysfs says now.
     pub eligible: bool,
     /// The advice of the owner of the mapping.
     pub advice: Advice,

@@ -94,7 +94,7 @@ const WINDOWS_PER_SWITCH: usize = 3;
 pub(crate) struct Done {
     /// The windows that are to be told of.
     pub(crate) windows: KVec<(Window, Verdict)>,
-    /// Returns whether something waited for a lock of ours.
+    /// Whether something waited for a lock of ours.
     pub(crate) contended: bool,
 }
 

@@ -75,13 +75,13 @@ pub struct Engine {
     slot: u8,
     tries: u8,
     round: u8,
-    /// Returns whether it goes the old way.
+    /// Whether it goes the old way.
     isolates: bool,
-    /// Returns whether an entry was changed since the last flush.
+    /// Whether an entry was changed since the last flush.
     changed: bool,
-    /// Returns whether the notifier range of a round is open.
+    /// Whether the notifier range of a round is open.
     open: bool,
-    /// Returns whether it has come as far as to be switched.
+    /// Whether it has come as far as to be switched.
     copied: bool,
     /// The PTEs of the sources; none where there is no source.
     source: [Pte; SLOTS],

@@ -25,13 +25,13 @@ pub enum Start {
 pub struct Scope {
     pub name: String,
     pub starts: Vec<[Start; SLOTS]>,
-    /// Returns whether the pages of the slots are one folio.
+    /// Whether the pages of the slots are one folio.
     pub large: bool,
-    /// Returns whether page tables give write access in the beginning.
+    /// Whether page tables give write access in the beginning.
     pub vm_write: bool,
-    /// Returns whether the VMA is registered for userfaultfd write protection.
+    /// Whether the VMA is registered for userfaultfd write protection.
     pub uffd: bool,
-    /// Returns whether zaps are those of the OOM reaper.
+    /// Whether zaps are those of the OOM reaper.
     pub reaps: bool,
     /// The CPUs that the process runs on. The first one stores.
     pub cpus: usize,
@@ -39,15 +39,15 @@ pub struct Scope {
     pub budget: Budget,
     /// How many collapses run.
     pub collapses: usize,
-    /// Returns whether they go the old way from the beginning.
+    /// Whether they go the old way from the beginning.
     pub isolates: bool,
     pub recopy_max: usize,
     /// Rounds after the first one.
     pub rounds: u8,
     pub tries: u8,
-    /// Returns whether no page may be copied again but one that was written.
+    /// Whether no page may be copied again but one that was written.
     pub exact: bool,
-    /// Returns whether one of the collapses has to succeed.
+    /// Whether one of the collapses has to succeed.
     pub must_collapse: bool,
 }
 

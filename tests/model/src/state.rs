@@ -187,12 +187,12 @@ pub struct Faulting {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Cpu {
     pub tlb: [Option<Tlb>; SLOTS],
-    /// Returns whether its paging-structure cache has the PTE table.
+    /// Whether its paging-structure cache has the PTE table.
     pub walks: bool,
     pub fault: Option<Faulting>,
     /// Stores to come.
     pub stores: u8,
-    /// Returns whether the process runs on it at all.
+    /// Whether the process runs on it at all.
     pub runs: bool,
 }
 
@@ -255,7 +255,7 @@ pub struct Others {
     pub move_page: Doing,
     pub zap: Doing,
     pub secondary: Doing,
-    /// Returns whether a notifier has told the secondary MMU since it looked.
+    /// Whether a notifier has told the secondary MMU since it looked.
     pub told: bool,
 }
 
@@ -312,7 +312,7 @@ pub struct State {
     pub ptl: Option<Owner>,
     pub page: [Page; PAGES],
     pub folio: [Folio; HUGE],
-    /// Returns whether pages 0 and 1 are one folio.
+    /// Whether pages 0 and 1 are one folio.
     pub large: bool,
     pub cpu: [Cpu; CPUS],
     pub secondary: [Option<u8>; SLOTS],
