@@ -27,6 +27,10 @@ pub fn actions(state: &State, add: &mut impl FnMut(Action)) {
                 None => add(Action::Fill { cpu, slot }),
                 Some(tlb) if tlb.write && tlb.dirty && stores => add(Action::Store { cpu, slot }),
                 Some(tlb) if tlb.write && stores => add(Action::SetDirty { cpu, slot }),
+                // To write, it does not rely on what it has.
+                Some(_) if stores && state.walk(slot).is_some_and(|tlb| tlb.write) => {
+                    add(Action::Fill { cpu, slot });
+                }
                 Some(_) => {}
             }
             if stores && state.cpu[cpu].fault.is_none() {
