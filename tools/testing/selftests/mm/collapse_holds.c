@@ -478,6 +478,91 @@ TEST_F_TIMEOUT(collapse_holds, written_while_switched, 60)
 	TH_LOG("%u of %u before the switch", writer.early, RACES);
 }
 
+static void discard_late(struct actor *actor)
+{
+	madvise(page(actor->self, PAGE), psize(), MADV_DONTNEED);
+	actor->self->expected[PAGE] = 0;
+}
+
+/*
+ * Memory that is discarded must be gone when madvise() returns. The PMD entry of a window
+ * that nobody can access must not look as if there was nothing to discard.
+ */
+TEST_F_TIMEOUT(collapse_holds, discarded_while_switched, 60)
+{
+	struct racer discarder = { .actor = { .self = self, .act = discard_late } };
+
+	if (!part(&discarder))
+		SKIP(return, "one CPU is not enough");
+	for (int i = 0; i < RACES; i++) {
+		unsigned long recopied;
+		bool was_early;
+
+		fill(_metadata, self, PAGE + REWRITTEN + 1);
+		recopied = read_num(RECOPIED);
+		end_race(_metadata, &discarder, begin_race(_metadata, self));
+		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN);
+		was_early = self->result || read_num(RECOPIED) != recopied + REWRITTEN;
+		adjust(&discarder, was_early);
+		ASSERT_TRUE(intact(self)) {
+			TH_LOG("round %d, result %d", i, self->result);
+		}
+	}
+	TH_LOG("%u of %u before the switch", discarder.early, RACES);
+}
+
+struct looker {
+	FIXTURE_DATA(collapse_holds) * self;
+	atomic_bool stop;
+	atomic_ulong found, lost;
+};
+
+/* Asks on which node pages are, which is a negative number for a page that is not there. */
+static void *look_up(void *argument)
+{
+	struct looker *looker = argument;
+	void *pages[64];
+	int nodes[64];
+
+	for (size_t i = 0; i < ARRAY_SIZE(pages); i++)
+		pages[i] = page(looker->self, i);
+	while (!looker->stop) {
+		if (syscall(__NR_move_pages, 0, ARRAY_SIZE(pages), pages, NULL, nodes, 0))
+			continue;
+		for (size_t i = 0; i < ARRAY_SIZE(pages); i++) {
+			looker->found += nodes[i] >= 0;
+			looker->lost += nodes[i] < 0;
+		}
+	}
+	return NULL;
+}
+
+#define LOOKED_UP	300
+
+/* A page is there all the time, also for a look-up that meets a page table that is replaced. */
+TEST_F_TIMEOUT(collapse_holds, looked_up_while_switched, 60)
+{
+	struct looker looker = { .self = self };
+	pthread_t looking;
+
+	fill(_metadata, self, PAGES);
+	collapse(self);
+	ASSERT_EQ(self->result, 0);
+	ASSERT_EQ(pthread_create(&looking, NULL, look_up, &looker), 0);
+	EXPECT_TRUE(wait_until(looker.found));
+	for (int i = 0; i < LOOKED_UP && !looker.lost; i++) {
+		/* Splits the mapping, but not the page. */
+		mprotect(page(self, PAGE), psize(), PROT_READ);
+		mprotect(page(self, PAGE), psize(), PROT_READ | PROT_WRITE);
+		collapse(self);
+		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN);
+	}
+	looker.stop = true;
+	ASSERT_EQ(pthread_join(looking, NULL), 0);
+	EXPECT_EQ(looker.lost, 0);
+	EXPECT_TRUE(intact(self));
+}
+
 /* --- devices ---------------------------------------------------------------------- */
 
 static bool pin(FIXTURE_DATA(collapse_holds) * self, char *mem, size_t pages,
@@ -1231,6 +1316,25 @@ TEST_F_TIMEOUT(collapse_holds, second_is_refused_at_once, 60)
 		EXPECT_TRUE(is_huge(self->window));
 		EXPECT_TRUE(intact(self));
 	}
+	EXPECT_TRUE(probe_drains(false));
+}
+
+/* Nor does a page that a device has pinned interrupt all CPUs. */
+TEST_F_TIMEOUT(collapse_holds, pinned_drains_nothing, 60)
+{
+	long before;
+
+	if (self->gup < 0 || !probe_drains(true))
+		SKIP(return, "no gup_test, or no kprobes");
+	fill(_metadata, self, PAGES);
+	ASSERT_TRUE(pin(self, page(self, PAGE), 1, PIN_LONGTERM_TEST_FLAG_USE_WRITE));
+	before = drains();
+	EXPECT_EQ(madvise(self->window, WINDOW, MADV_COLLAPSE), -1);
+	EXPECT_EQ(errno, EAGAIN);
+	EXPECT_EQ(drains(), before);
+	EXPECT_TRUE(unpin(self));
+	EXPECT_EQ(madvise(self->window, WINDOW, MADV_COLLAPSE), 0);
+	EXPECT_TRUE(intact(self));
 	EXPECT_TRUE(probe_drains(false));
 }
 
