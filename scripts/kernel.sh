@@ -99,7 +99,7 @@ configure
 say "building $name ($*): minutes from nothing, seconds after a change"
 start=$SECONDS
 if ! kmake "$tree" "$out" -j"$(nproc)" "${lint[@]}" "$@" 2>&1 | tee "$out/build.log" | progress; then
-	grep -E -B2 -A12 'error|\*\*\*' "$out/build.log" | head -n 60 >&2 || true
+	grep -aE -B2 -A12 'error|\*\*\*' "$out/build.log" | head -n 60 >&2 || true
 	die "building $name failed; everything it said: $out/build.log"
 fi
 # The number of steps of a build from nothing, for the progress of the next one.

@@ -65,7 +65,7 @@ selftests() {
 # in_guest LABEL KERNEL COMMAND: the result lines that COMMAND prints in a guest.
 in_guest() {
 	local status=0 output
-	output=$("$ROOT/scripts/boot.sh" -t 600 -l "$1" "$2" "$3") || status=$?
+	output=$("$ROOT/scripts/boot.sh" -t 900 -l "$1" "$2" "$3") || status=$?
 	grep -v '^\(pass\|fail\) ' <<<"$output" >&2 || true
 	grep '^\(pass\|fail\) ' <<<"$output" | sed "s/ / $2: /" || true
 	return $status
@@ -137,18 +137,22 @@ suite "style and lint" "$ROOT/scripts/check.sh"
 step "tests of the overlay and of reading results" python3 -B "$ROOT/tests/test_overlay.py"
 step "option off: mm/ has the base's object code" same_objects
 suite "patches that edit C: each step compiles, option on and off" "$ROOT/scripts/bisect.sh" --objects
-step "build with no more than the option depends on" "$ROOT/scripts/kernel.sh" small vmlinux
-step "build the release kernel" "$ROOT/scripts/kernel.sh" release
-suite "what modules get of our Rust code" "$ROOT/scripts/exports.sh"
-suite "what the types are to prevent" "$ROOT/scripts/compile_fail.sh"
-step "the scan loop calls nothing (release)" scan_calls_nothing
 step "build the debug kernel" "$ROOT/scripts/kernel.sh" debug
-step "sparse and kernel-doc: nothing that the base does not have" "$ROOT/scripts/sparse.sh"
-step "no switch to the C code in the release kernel" no_switch_in_release
-suite "thp-collapse: unit tests" "$ROOT/scripts/agent.sh" test
-program=$("$ROOT/scripts/agent.sh") || report <<<"fail thp-collapse is built"
-step "build the kernel that is measured" "$ROOT/scripts/kernel.sh" bench
+step "build the release kernel" "$ROOT/scripts/kernel.sh" release
 step "build the mm selftests" "$ROOT/scripts/selftests.sh" build
+program=$("$ROOT/scripts/agent.sh") || report <<<"fail thp-collapse is built"
+
+# Builds that run beside the guests of the debug kernel.
+builds() {
+	suite "thp-collapse: unit tests" "$ROOT/scripts/agent.sh" test
+	step "build with no more than the option depends on" "$ROOT/scripts/kernel.sh" small vmlinux
+	suite "what modules get of our Rust code" "$ROOT/scripts/exports.sh"
+	suite "what the types are to prevent" "$ROOT/scripts/compile_fail.sh"
+	step "the scan loop calls nothing (release)" scan_calls_nothing
+	step "sparse and kernel-doc: nothing that the base does not have" "$ROOT/scripts/sparse.sh"
+	step "no switch to the C code in the release kernel" no_switch_in_release
+	step "build the kernel that is measured" "$ROOT/scripts/kernel.sh" bench
+}
 
 release_guests() {
 	if unshare --mount --net true 2>/dev/null; then
@@ -180,18 +184,19 @@ debug_guests() {
 	suite "mm selftests, debug kernel" selftests debug
 }
 
-# The guests run side by side if there is memory for six, as most keep one processor busy. Those of
-# the debug kernel take longest. So other tests run beside the guests of the release kernel.
+# The guests of the debug kernel take longest. The rest runs beside them if there is memory for six
+# guests: most guests keep one processor busy.
 join() { wait "$1" || report <<<"fail the guests of a kernel: ended with status $?"; }
 trap 'trap - INT TERM; kill 0' INT TERM
 debug_guests &
 debug=$!
 [ "$(awk '/^MemAvailable:/ { print int($2 / 1048576) }' /proc/meminfo)" -ge 20 ] || { join $debug && debug=; }
+builds
 release_guests &
 join $!
 [ -z "$debug" ] || join $debug
 
-say "where $((SECONDS / 60)) minutes went; the guests of two kernels ran side by side"
+say "where $((SECONDS / 60)) minutes went; builds and the guests of two kernels ran side by side"
 sort -rn "$times" | head -n 20 | sed 's/^/    /' >&2
 grep '^fail' "$results" | sed 's/^/    /' || true
 count() { grep -c "^$1 " "$results" || true; }

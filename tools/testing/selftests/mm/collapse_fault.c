@@ -440,6 +440,53 @@ static int collapse_from_another_cgroup(FIXTURE_DATA(collapse_fault) * self)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : failed_here();
 }
 
+/*
+ * A huge page that is mapped by a PMD entry again stays charged as it was: the cgroup has as
+ * much memory, and as much of it in huge pages, as before its mapping was split.
+ */
+static int remap_in_cgroup(FIXTURE_DATA(collapse_fault) * self)
+{
+	static const char * const names[] = { "anon", "anon_thp" };
+	long before[ARRAY_SIZE(names)];
+
+	write_text(CGROUP "/cgroup.procs", "0");
+	for (size_t i = 0; i < NR_WINDOWS; i++)
+		write_every(self->mem + i * WINDOW, 1);
+	if (madvise(self->mem, NR_WINDOWS * WINDOW, MADV_COLLAPSE))
+		return failed_here();
+	/* Touches what these functions need, which is charged as well. */
+	if (!is_huge(self->mem) || read_field(CGROUP "/memory.stat", names[0]) < 0)
+		return failed_here();
+	/* What CPUs hold back is known after two seconds at the latest. */
+	sleep(3);
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		before[i] = read_field(CGROUP "/memory.stat", names[i]);
+	if (before[1] != (long)(NR_WINDOWS * WINDOW))
+		return failed_here();
+	for (size_t i = 0; i < NR_WINDOWS; i++) {
+		char *window = self->mem + i * WINDOW, *page = window + psize();
+
+		if (mprotect(page, psize(), PROT_READ) ||
+		    mprotect(page, psize(), PROT_READ | PROT_WRITE) || is_huge(window))
+			return failed_here();
+	}
+	if (madvise(self->mem, NR_WINDOWS * WINDOW, MADV_COLLAPSE))
+		return failed_here();
+	sleep(3);
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		long now = read_field(CGROUP "/memory.stat", names[i]);
+
+		if (now != before[i]) {
+			ksft_print_msg("%s was %ld, and is %ld\n", names[i], before[i], now);
+			return failed_here();
+		}
+	}
+	if (munmap(self->mem, NR_WINDOWS * WINDOW))
+		return failed_here();
+	sleep(3);
+	return read_field(CGROUP "/memory.stat", names[1]) ? failed_here() : 0;
+}
+
 /* Runs it in a child, since it enters the cgroup. Returns how that ended. */
 static int run_in_cgroup(FIXTURE_DATA(collapse_fault) * self,
 			 int (*run)(FIXTURE_DATA(collapse_fault) * self))
@@ -479,6 +526,17 @@ TEST_F_TIMEOUT(collapse_fault, cgroup_of_target, 300)
 	mkdir(CALLER, 0755);
 	result = run_in_cgroup(self, collapse_from_another_cgroup);
 	rmdir(CALLER);
+	if (result == KSFT_SKIP)
+		SKIP(return, "no memory cgroup");
+	EXPECT_EQ(result, 0);
+}
+
+TEST_F_TIMEOUT(collapse_fault, cgroup_of_remapped, 300)
+{
+	int result;
+
+	remap(_metadata, self, NR_WINDOWS);
+	result = run_in_cgroup(self, remap_in_cgroup);
 	if (result == KSFT_SKIP)
 		SKIP(return, "no memory cgroup");
 	EXPECT_EQ(result, 0);

@@ -1416,11 +1416,12 @@ static void change_mapping(struct __test_metadata *_metadata,
 		pid_t watcher;
 		int status;
 
-		fill(_metadata, self, PAGES);
-		pfns_of(_metadata, self, getpid(), before);
 		*actor = (struct actor){ .self = self, .act = act };
+		/* Before the window is filled: pages of a process that exits may be refused. */
 		watcher = let_go_once_asleep(&actor->tid);
 		ASSERT_GT(watcher, 0);
+		fill(_metadata, self, PAGES);
+		pfns_of(_metadata, self, getpid(), before);
 		collapser = held_collapse(_metadata, self, passes[i]);
 		if (refused)
 			write_num(BAD_COUNT, 1);

@@ -1538,9 +1538,9 @@ static void *collapse_at_home(void *argument)
 }
 
 /*
- * Pages that were read from swap are in the LRU caches of the CPU that read them. The
- * collapse may go on on another CPU. It has these caches drained, even if it had all
- * LRU caches drained before, for a window that was in use.
+ * Pages that were read from swap are in the LRU caches of the CPU that read them. Another
+ * CPU may continue the collapse. It has these caches drained, even if it had all LRU caches
+ * drained before, for a window that was in use.
  */
 TEST_F_TIMEOUT(collapse_ends, drained_after_swap_in, 60)
 {
