@@ -290,7 +290,8 @@ struct racer {
 	struct actor actor;
 	cpu_set_t cpu;
 	atomic_bool ready, go;
-	int base, delay;
+	int base, delay, step;
+	bool was_early;
 	unsigned int early;
 };
 
@@ -363,14 +364,22 @@ static void end_race(struct __test_metadata *_metadata, struct racer *racer, pth
 	finish(_metadata, &racer->actor);
 }
 
-/* Acts later if the act was early, and earlier if it was late, so that it meets the switch. */
+/*
+ * Acts later if the act was early, and earlier if it was late, so that it meets the switch.
+ * The switch is short: from one side to the other, steps get smaller.
+ */
 static void adjust(struct racer *racer, bool was_early)
 {
-	int step = abs(racer->base) / 6 + 20;
+	int most = abs(racer->base) / 6 + 20;
 
+	if (!racer->step || was_early == racer->was_early)
+		racer->step = racer->step && racer->step < most / 2 ? racer->step * 2 : most;
+	else
+		racer->step = racer->step > most / 8 ? racer->step / 2 : most / 8;
+	racer->was_early = was_early;
 	racer->early += was_early;
-	racer->base += was_early ? step : -step;
-	racer->delay = racer->base - step + rand() % (2 * step + 1);
+	racer->base += was_early ? racer->step : -racer->step;
+	racer->delay = racer->base - racer->step + rand() % (2 * racer->step + 1);
 }
 
 #define RACES		30
