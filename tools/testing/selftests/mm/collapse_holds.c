@@ -520,58 +520,6 @@ TEST_F_TIMEOUT(collapse_holds, discarded_while_switched, 60)
 	TH_LOG("%u of %u before the switch", discarder.early, RACES);
 }
 
-struct looker {
-	FIXTURE_DATA(collapse_holds) * self;
-	atomic_bool stop;
-	atomic_ulong found, lost;
-};
-
-/* Asks on which node pages are, which is a negative number for a page that is not there. */
-static void *look_up(void *argument)
-{
-	struct looker *looker = argument;
-	void *pages[64];
-	int nodes[64];
-
-	for (size_t i = 0; i < ARRAY_SIZE(pages); i++)
-		pages[i] = page(looker->self, i);
-	while (!looker->stop) {
-		if (syscall(__NR_move_pages, 0, ARRAY_SIZE(pages), pages, NULL, nodes, 0))
-			continue;
-		for (size_t i = 0; i < ARRAY_SIZE(pages); i++) {
-			looker->found += nodes[i] >= 0;
-			looker->lost += nodes[i] < 0;
-		}
-	}
-	return NULL;
-}
-
-#define LOOKED_UP	300
-
-/* A page is there all the time, also for a look-up that meets a page table that is replaced. */
-TEST_F_TIMEOUT(collapse_holds, looked_up_while_switched, 60)
-{
-	struct looker looker = { .self = self };
-	pthread_t looking;
-
-	fill(_metadata, self, PAGES);
-	collapse(self);
-	ASSERT_EQ(self->result, 0);
-	ASSERT_EQ(pthread_create(&looking, NULL, look_up, &looker), 0);
-	EXPECT_TRUE(wait_until(looker.found));
-	for (int i = 0; i < LOOKED_UP && !looker.lost; i++) {
-		/* Splits the mapping, but not the page. */
-		mprotect(page(self, PAGE), psize(), PROT_READ);
-		mprotect(page(self, PAGE), psize(), PROT_READ | PROT_WRITE);
-		collapse(self);
-		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN);
-	}
-	looker.stop = true;
-	ASSERT_EQ(pthread_join(looking, NULL), 0);
-	EXPECT_EQ(looker.lost, 0);
-	EXPECT_TRUE(intact(self));
-}
-
 /* --- devices ---------------------------------------------------------------------- */
 
 static bool pin(FIXTURE_DATA(collapse_holds) * self, char *mem, size_t pages,
@@ -1119,6 +1067,60 @@ TEST_F_TIMEOUT(collapse_holds, watched_while_isolated, 60)
 		EXPECT_EQ(scan_written(self, false), 1);
 		EXPECT_TRUE(intact(self));
 	}
+}
+
+struct looker {
+	FIXTURE_DATA(collapse_holds) * self;
+	atomic_bool stop;
+	atomic_ulong found, lost;
+};
+
+/* Asks on which node pages are, which is a negative number for a page that is not there. */
+static void *look_up(void *argument)
+{
+	struct looker *looker = argument;
+	void *pages[64];
+	int nodes[64];
+
+	for (size_t i = 0; i < ARRAY_SIZE(pages); i++)
+		pages[i] = page(looker->self, i);
+	while (!looker->stop) {
+		if (syscall(__NR_move_pages, 0, ARRAY_SIZE(pages), pages, NULL, nodes, 0))
+			continue;
+		for (size_t i = 0; i < ARRAY_SIZE(pages); i++) {
+			looker->found += nodes[i] >= 0;
+			looker->lost += nodes[i] < 0;
+		}
+	}
+	return NULL;
+}
+
+#define LOOKED_UP	300
+
+/* A page is there all the time, also for a look-up that meets a page table that is replaced. */
+TEST_F_TIMEOUT(collapse_holds, looked_up_while_switched, 60)
+{
+	struct looker looker = { .self = self };
+	pthread_t looking;
+
+	fill(_metadata, self, PAGES);
+	collapse(self);
+	ASSERT_EQ(self->result, 0);
+	if (!register_for(self, 0, UFFDIO_REGISTER_MODE_WP))
+		SKIP(return, "userfaultfd cannot do that");
+	ASSERT_EQ(pthread_create(&looking, NULL, look_up, &looker), 0);
+	EXPECT_TRUE(wait_until(looker.found));
+	for (int i = 0; i < LOOKED_UP && !looker.lost; i++) {
+		/* Splits the mapping, but not the page, and takes no lock for write. */
+		EXPECT_TRUE(uffd_protect(self, PAGE, true));
+		EXPECT_TRUE(uffd_protect(self, PAGE, false));
+		collapse(self);
+		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN);
+	}
+	looker.stop = true;
+	ASSERT_EQ(pthread_join(looking, NULL), 0);
+	EXPECT_EQ(looker.lost, 0);
+	EXPECT_TRUE(intact(self));
 }
 
 /* --- large folios ----------------------------------------------------------------- */
