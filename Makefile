@@ -8,7 +8,7 @@
 # HOURS=n           for 'make soak'; with COLLAPSE_SEED=n it repeats a round
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tree kernel run test bench coverage soak shell check check-arch docs series series-check branch bisect refresh long mutate baseline clean
+.PHONY: help setup tree kernel run test bench coverage soak shell check check-arch docs series series-check branch bisect refresh long mutate baseline package clean
 export KERNEL_SRC COLLAPSE_SEED
 
 help: ## what can be done here
@@ -74,6 +74,9 @@ long: tree ## run upstream's longest selftests on the debug kernel (half an hour
 
 baseline: tree ## record what the unpatched base passes (half an hour)
 	@scripts/baseline.sh
+
+package: setup ## build the packages of thp-collapse, and check them
+	@scripts/package.sh
 
 clean: ## remove the build folders of this base (the downloads stay)
 	@scripts/tree.sh clean

@@ -54,8 +54,12 @@ def process(source, *args, prefix=(), cgroup=None):
             child.kill()
 
 
+class Skip(Exception):
+    """Raised by a test that cannot be run, with the reason."""
+
+
 def main(label, tests):
-    """Runs the functions test_* of a module. Prints a line "pass" or "fail" for each."""
+    """Runs the functions test_* of a module. Prints a line "pass", "fail" or "skip" for each."""
     failed = False
     # Page faults and khugepaged must make no huge pages: they do so only for advised memory.
     (THP / "enabled").write_text("madvise")
@@ -64,9 +68,11 @@ def main(label, tests):
             continue
         try:
             test()
-            result = "pass"
+            result, why = "pass", ""
+        except Skip as skip:
+            result, why = "skip", f" ({skip})"
         except (AssertionError, LookupError, OSError, TypeError, ValueError, subprocess.SubprocessError):
             traceback.print_exc()
-            failed, result = True, "fail"
-        print(f"{result} {label}: {name[5:].replace('_', ' ')}", flush=True)
+            failed, result, why = True, "fail", ""
+        print(f"{result} {label}: {name[5:].replace('_', ' ')}{why}", flush=True)
     sys.exit(failed)

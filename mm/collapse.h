@@ -3,7 +3,7 @@
 #define __MM_COLLAPSE_H
 
 /*
- * What khugepaged.c and the Rust code in collapse/ have in common.
+ * Declarations that khugepaged.c and the Rust code in collapse/ share.
  */
 
 #include <linux/jump_label.h>
@@ -51,11 +51,11 @@ enum scan_result {
 enum collapse_pass {
 	COLLAPSE_PASS_NONE,
 	COLLAPSE_PASS_SCAN,
-	COLLAPSE_PASS_PROVIDE,
+	COLLAPSE_PASS_PREALLOC,
 	COLLAPSE_PASS_FAULT_IN,
 	COLLAPSE_PASS_REMAP,
 	COLLAPSE_PASS_PROTECT,
-	COLLAPSE_PASS_ISOLATE,
+	COLLAPSE_PASS_UNMAP,
 	COLLAPSE_PASS_COPY,
 	COLLAPSE_PASS_SWITCH,
 };
@@ -67,7 +67,7 @@ struct collapse_limits {
 	unsigned int shared;
 };
 
-/* What the C code must know of a request, to serve a window of it. */
+/* The part of a request that the C code needs to serve a window of it. */
 struct collapse_policy {
 	struct collapse_limits limits;
 	gfp_t gfp;
@@ -82,7 +82,7 @@ struct collapse_policy {
 ssize_t collapse_madvise(struct mm_struct *mm, const struct iovec *ranges,
 			 unsigned long nr_ranges, unsigned int flags);
 
-/* In khugepaged.c: what that leaves to C. Called without mmap_lock. */
+/* In khugepaged.c: serves windows of files. Called without mmap_lock. */
 int collapse_file_window(struct mm_struct *mm, unsigned long addr,
 			 const struct collapse_policy *policy);
 void collapse_sysfs_limits(struct collapse_limits *limits);
@@ -90,34 +90,15 @@ void collapse_sysfs_limits(struct collapse_limits *limits);
 /* In memory.c. */
 #ifdef CONFIG_THP_COLLAPSE_RUST
 vm_fault_t collapse_set_pmd(struct vm_fault *vmf, struct folio *folio,
-			    struct page *page, bool heed_nohugepage);
+			    struct page *page, vm_flags_t vm_flags);
 #else
 static inline vm_fault_t collapse_set_pmd(struct vm_fault *vmf,
 					  struct folio *folio, struct page *page,
-					  bool heed_nohugepage)
+					  vm_flags_t vm_flags)
 {
 	return do_set_pmd(vmf, folio, page);
 }
 #endif
-
-static inline bool folios_share_lruvec(const struct folio *a,
-				       const struct folio *b)
-{
-#ifdef CONFIG_MEMCG
-	if (a->memcg_data != b->memcg_data)
-		return false;
-#endif
-	return folio_nid(a) == folio_nid(b);
-}
-
-/* In rmap.c: of many small folios at once. */
-void folios_remove_rmap_pte(struct folio **folios, unsigned int nr,
-			    struct vm_area_struct *vma);
-
-/* In folio.c and page_alloc.c: the same. */
-void folios_unlock_put(struct folio **folios, unsigned int nr,
-		       unsigned int refs);
-void free_contig_frozen_pages(unsigned long pfn, unsigned long nr_pages);
 
 /* Faults that a test wants. Nothing is counted before it has asked for one. */
 struct collapse_faults {
@@ -134,12 +115,10 @@ void collapse_debug_hold(enum collapse_pass pass);
 extern struct collapse_faults collapse_faults;
 bool collapse_debug_fail_copy(void);
 bool collapse_debug_fail_count(void);
-bool collapse_debug_isolates_all(void);
+bool collapse_debug_unmaps_all(void);
 unsigned int collapse_debug_per_switch(void);
 void collapse_debug_count_work(unsigned int recopied, unsigned int rounds,
 			       unsigned int old_way, unsigned int remapped);
-/* What the compiler has blocks of code call, as for KCOV. */
-void __sanitizer_cov_trace_pc(void);
 #endif
 
 static inline bool collapse_in_rust(void)

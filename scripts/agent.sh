@@ -14,7 +14,7 @@ lock_cache
 use_base
 use_tools || die "the toolchain is not set up: run 'make setup'"
 
-agent=$ROOT/tools/mm/thp-collapse
+agent=$ROOT/agent
 export CARGO_TARGET_DIR=$BUILD/agent
 log=$BUILD/agent.log
 mkdir -p "$BUILD"
@@ -44,7 +44,7 @@ test)
 	# Result lines, for scripts/test.sh.
 	sed -n 's/^test \(.*\) \.\.\. ok$/pass thp-collapse: \1/p' "$log"
 	;;
-lint) run_cargo clippy --all-targets -- -D warnings ;;
+lint) run_cargo clippy --all-targets --all-features -- -D warnings ;;
 doc) RUSTDOCFLAGS='-D warnings' run_cargo doc --no-deps --document-private-items ;;
 *) die "usage: agent.sh [build | test | lint | doc]" ;;
 esac

@@ -31,7 +31,7 @@ fi
 mapfile -t edited < <(cut -f 3 <<<"$commits" | sed -nE '/^mm.collapse./d; s/^(mm.*)[.]c$/\1.o/p' | sort -u)
 mapfile -t edited_in_arch < <(cut -f 3 <<<"$commits" | sed -nE 's/^(arch.*)[.]c$/\1.o/p' | sort -u)
 # Files that no kernel is built from.
-apart='^(Documentation/.*[.]rst|tools/(mm|testing)/.*|MAINTAINERS)$'
+apart='^(Documentation/.*[.]rst|tools/testing/.*|MAINTAINERS)$'
 off=without
 [ -z "$objects" ] || off=off
 
@@ -69,7 +69,10 @@ for ((number = first; number <= last; number++)); do
 		[ "$number" -eq "$first" ] || grep -qE '^(mm|arch|include)/.*[.][ch]$' <<<"$paths" || continue
 	fi
 	"$ROOT/scripts/overlay.py" sync --commits "$number" "$BASE" "$TREE"
-	for name in release "$off"; do
+	# The first patches come before the option.
+	names=("$off")
+	[ ! -f "$TREE/mm/collapse/Kconfig" ] || names=(release "$off")
+	for name in "${names[@]}"; do
 		# The first step is always built: an earlier build may be of any step.
 		[ "$number" -eq "$first" ] || grep -qvE "$apart" <<<"$paths" || continue
 		if build_step "$name"; then

@@ -97,10 +97,11 @@ absent() {
 	[ "$status" -le 1 ] && ! grep -vE '^[^:]*:[0-9]*: *//' <<<"$hits" | grep .
 }
 
-# C is called through rust/kernel/mm/internal/, and by one file that says so.
-bindings_in_entry() {
+# C is called through rust/kernel/mm/internal/, and by three files whose job that is.
+bindings_at_the_border() {
 	local files
-	mapfile -t files < <(git ls-files -co --exclude-standard 'mm/collapse/*.rs' ':!mm/collapse/entry.rs')
+	mapfile -t files < <(git ls-files -co --exclude-standard 'mm/collapse/*.rs' ':!mm/collapse/entry.rs' \
+		':!mm/collapse/file.rs' ':!mm/collapse/hooks.rs')
 	[ ${#files[@]} -gt 5 ] && absent '\bbindings::|use .*\bbindings\b|^ *bindings,' "${files[@]}"
 }
 
@@ -112,20 +113,38 @@ lazy_guards() {
 	[ ${#files[@]} -gt 10 ] && absent '\bthen_some\(' "${files[@]}"
 }
 
+# The files of the engine do not import each other in circles: see the map in collapse.rs.
+no_circle() {
+	local imports
+	imports=$(for file in mm/collapse/*.rs; do
+		sed -nE '/^use crate::\{/,/^\};/s/^    ([a-z_]+).*/\1/p; s/^use crate::([a-z_]+).*/\1/p' "$file" |
+			sed "s,^,$(basename "$file" .rs) ,"
+	done)
+	[ "$(wc -l <<<"$imports")" -gt 50 ] && tsort <<<"$imports"
+}
+
 # Spinlocks are held in these passes, and folio locks between them. Each allocation in
 # Rust names its GFP flags, and our own types allocate by functions called alloc().
 nothing_allocated() {
-	absent '\bGFP_|\balloc\(|\bFlags\b|\bprelude\b' mm/collapse/{scan,sources,protect,isolate,copy,switch,release}.rs
+	absent '\bGFP_|\balloc\(|\bFlags\b|\bprelude\b' mm/collapse/{judge,scan,snapshot,sources,protect,unmap,copy,switch,remap,release}.rs
 }
 
 # thp-collapse is built without the kernel's headers: compares its constants with them.
 uapi_constants() {
 	local constants
-	constants=$(sed 's/\([0-9a-f]\)_\([0-9a-f]\)/\1\2/g' tools/mm/thp-collapse/src/kernel.rs |
+	constants=$(sed 's/\([0-9a-f]\)_\([0-9a-f]\)/\1\2/g' agent/src/linux.rs |
 		sed -nE 's/^const ((MADV|PAGE)[A-Z_]*): [^=]*= ([0-9a-fx< ]*);/_Static_assert(\1 == (\3), "\1");/p')
 	[ "$(wc -l <<<"$constants")" -ge 8 ] && cat - <<<"#include <linux/fs.h>
 #include \"$TREE/include/uapi/asm-generic/mman-common.h\"
 $constants" | gcc -xc -fsyntax-only -I"$TREE/tools/include/uapi" -I"$TREE/tools/include" -
+}
+
+# perf makes a table of the advices of a header. It has its own copy of that header, and will
+# have our flags when it is updated.
+perf_advices() {
+	local table
+	table=$("$TREE/tools/perf/trace/beauty/madvise_behavior.sh" "$TREE/include/uapi/asm-generic/") || return
+	grep -q '= "COLLAPSE"' <<<"$table" && [ -z "$(sed -n 's/^\t*\(\[.*\]\).*/\1/p' <<<"$table" | sort | uniq -d)" ]
 }
 
 # Each new file has a maintainer besides the maintainer of everything.
@@ -155,16 +174,19 @@ mutations_apply() {
 
 check shellcheck shellcheck -x scripts/*.sh guest/*.sh .ci/run
 check ruff ruff check --quiet scripts guest tests
+check "no clause is the subject of a sentence" python3 -B scripts/prose.py
 check "SPDX lines" spdx
-check "bindings in entry.rs only" bindings_in_entry
+check "bindings in entry.rs, file.rs and hooks.rs only" bindings_at_the_border
+check "no circle of imports in mm/collapse" no_circle
 check "no guard is made to be dropped" lazy_guards
-check "no allocation from isolation to release" nothing_allocated
+check "no allocation from scan to release" nothing_allocated
 check rustfmt formatted
 check "checkpatch --strict" patches_and_files
 check "man-pages: well-formed, no warning" man_pages
 check "series: formats, applies, checkpatch --strict" series_mails
 check "mutations apply" mutations_apply
 check "get_maintainer.pl names somebody for each new file" maintainers
+check "perf's table of advices has no element twice" perf_advices
 check "constants of thp-collapse are those of the headers" uapi_constants
 # The debug kernel is built with clippy. Here only code in Rust is built.
 if command -v clippy-driver >/dev/null; then

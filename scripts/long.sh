@@ -14,6 +14,7 @@ lines=$("$ROOT/scripts/selftests.sh" debug long)
 results=$(against_baseline debug /dev/stdin long <<<"$lines")
 count() { grep -c "^$1 " <<<"$results" || true; }
 {
+	echo "# SPDX-License-Identifier: GPL-2.0"
 	echo "# Upstream's longest selftests on the debug kernel, as 'make long' records them."
 	echo "# $(date -I), commit $(git -C "$ROOT" describe --always --dirty --abbrev=12):" \
 		"$(count pass) passed, $(count fail) failed, $(count skip) skipped"

@@ -53,8 +53,10 @@ class Series:
             data = tomllib.load(manifest)
         self.cover = data["cover"]
         self.commits = data["commit"]
+        # Applied like commits, after all of them, and not sent: for tests here.
+        self.local = data.get("local", [])
         unclaimed = set(overlay_files())
-        for commit in self.commits:
+        for commit in self.commits + self.local:
             commit.setdefault("patches", [])
             commit.setdefault("without", {})
             commit["paths"] = []
@@ -68,12 +70,12 @@ class Series:
                 unclaimed -= set(found)
         if unclaimed:
             fail(f"series.toml puts these files into no commit: {' '.join(sorted(unclaimed))}")
-        self.patches = [p for c in self.commits for p in c["patches"]]
+        self.patches = [p for c in self.commits + self.local for p in c["patches"]]
         on_disk = {p.name for p in (ROOT / "patches").glob("*.patch")}
         if sorted(self.patches) != sorted(on_disk):
             fail(f"series.toml and patches/ differ: {' '.join(sorted(set(self.patches) ^ on_disk))}")
         if length is not None:
-            del self.commits[length:]
+            del self.commits[length:], self.local[:]
 
 
 def part_of(path, words):
@@ -136,9 +138,16 @@ def stage_commit(commit, base, stage):
         apply_patch(name, base, stage)
 
 
+def stage_series(series, base, stage):
+    """Fills `stage` with every file that the series changes."""
+    for commit in series.commits:
+        stage_commit(commit, base, stage)
+
+
 def stage_all(series, base, stage):
     """Fills `stage` with every file that differs from the base."""
-    for commit in series.commits:
+    stage_series(series, base, stage)
+    for commit in series.local:
         stage_commit(commit, base, stage)
 
 
@@ -373,7 +382,7 @@ def format_series(series, base, out, made_for=""):
         work, again, stage = (pathlib.Path(name, d) for d in ("work", "again", "stage"))
         for folder in (work, again, stage):
             folder.mkdir()
-        stage_all(series, base, stage)
+        stage_series(series, base, stage)
         base_repo(base, files_below(stage), work)
         base_repo(base, files_below(stage), again)
         for commit in series.commits:
@@ -390,7 +399,8 @@ def format_series(series, base, out, made_for=""):
         cover.write_text(text.replace("*** BLURB HERE ***", cover_text(series, made_for)), encoding="utf-8")
         mails = [str(m) for m in sorted(out.glob("*.patch"))[1:]]
         git(again, "am", "--quiet", *mails)
-        copy_in(overlay_files(), ROOT, stage)
+        ours = {path for commit in series.local for path in [*commit["paths"], *commit["without"]]}
+        copy_in(set(overlay_files()) - ours, ROOT, stage)
         for path in files_below(stage):
             if (again / path).read_bytes() != (stage / path).read_bytes():
                 fail(f"the series gives another {path} than the overlay")

@@ -232,6 +232,20 @@ class Overlay(unittest.TestCase):
         self.assertFalse([name for name, text in mails.items() if "Signed-off-by" in text])
         self.assertIn("a text\n\nbase-version: v1\n", mails["0000-cover-letter.patch"])
 
+    def test_what_is_local_is_applied_and_not_sent(self):
+        local = MANIFEST.replace('files = ["mm/new/*"]', 'without = { "mm/new/new.c" = ["late"] }')
+        self.write(self.repo / "series/series.toml", local + '[[local]]\nfiles = ["mm/new/*"]\n')
+        self.write(self.repo / "mm/new/new.c", "early\n\nint late;\n")
+        self.write(self.repo / "mm/new/test.c", "test\n")
+        self.sync()
+        self.assertEqual((self.tree / "mm/new/new.c").read_text(), "early\n\nint late;\n")
+        self.assertTrue((self.tree / "mm/new/test.c").exists())
+        self.quietly(overlay.format_series)
+        mails = "".join(path.read_text() for path in self.tree.iterdir())
+        self.assertIn("+early", mails)
+        self.assertNotIn("late", mails)
+        self.assertNotIn("test.c", mails)
+
     def git(self, *args):
         run = subprocess.run(["git", "-C", self.tree, *args], check=False, capture_output=True, text=True)
         self.assertEqual(run.returncode, 0, run.stderr)

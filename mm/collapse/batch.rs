@@ -14,18 +14,21 @@
 
 use crate::{
     copy::Copied,
-    entry::{
+    hooks::{
         self,
         hold_after,
         Pass, //
     },
-    isolate::Isolated,
-    outcome::Refusal,
+    outcome::{
+        Refusal,
+        Verdict, //
+    },
     policy::Limits,
-    prealloc::{
+    pool::{
         Pool,
         Prepared,
-        Provided, //
+        PreparedWindows,
+        Whole, //
     },
     protect::{
         Judged,
@@ -37,8 +40,7 @@ use crate::{
     release::Switched,
     remap::{
         remap,
-        NotRemapped,
-        Whole, //
+        NotRemapped, //
     },
     sources::{
         Held,
@@ -51,9 +53,10 @@ use crate::{
         RECOPY_MAX, //
     },
     trace,
+    unmap::Unmapped,
     window::{
+        Failed,
         Room,
-        Verdict,
         Way,
         Window, //
     },
@@ -64,7 +67,8 @@ use kernel::{
         KVec, //
     },
     mm::internal::{
-        folio,
+        folio::FolioPtr,
+        lru,
         mmu_notifier::InvalidateRange,
         pgtable::{
             PmdKind,
@@ -82,16 +86,20 @@ use kernel::{
 /// was copied.
 const MORE_ROUNDS: usize = 2;
 
-/// What became of a batch.
+/// Windows that share one hold of the PMD lock and one flush when they are switched. With more of
+/// them, each is inaccessible for longer, and there are fewer interrupts.
+const WINDOWS_PER_SWITCH: usize = 3;
+
+/// The outcome of a batch.
 pub(crate) struct Done {
     /// The windows that are to be told of.
     pub(crate) windows: KVec<(Window, Verdict)>,
-    /// Whether something waited for a lock of ours.
+    /// Returns whether something waited for a lock of ours.
     pub(crate) contended: bool,
 }
 
 /// Takes windows of one PMD table through all passes. The first of them lies in `vma`. Either all
-/// or none of those that are to be copied are to be isolated.
+/// or none of those that are to be copied are to be unmapped.
 ///
 /// # Errors
 ///
@@ -100,15 +108,15 @@ pub(crate) fn run<'mm>(
     pool: &mut Pool<'mm>,
     vma: &StableVma<'mm>,
     limits: Limits,
-    windows: Provided<'mm>,
+    windows: PreparedWindows<'mm>,
     held: trace::Held,
 ) -> Result<Done, AllocError> {
     let nr = windows.len();
     let first = windows.first().map_or(0, |window| window.addr);
-    let Provided { pages, wholes } = windows;
+    let PreparedWindows { pages, wholes } = windows;
     let start = pages.iter().map(|window| window.window.addr).min();
     let last = pages.iter().map(|window| window.window.addr).max();
-    let isolate = pages.iter().any(|window| window.window.way == Way::Isolate);
+    let unmap = pages.iter().any(|window| window.window.way == Way::Unmap);
     let mut batch = Batch {
         pool,
         vma,
@@ -122,11 +130,11 @@ pub(crate) fn run<'mm>(
 
     batch.remap(wholes);
     if let Some(pages) = some_of(pages) {
-        // What was faulted in, or mapped lately by this CPU, is referenced by its LRU caches.
-        folio::lru_add_drain();
-        match Pinnable::of(vma).filter(|_| !isolate && !entry::isolates_all()) {
+        // This CPU's LRU caches have references to pages that it has faulted in or mapped lately.
+        lru::lru_add_drain();
+        match Pinnable::of(vma).filter(|_| !unmap && !hooks::unmaps_all()) {
             Some(pinnable) => batch.collapse_mapped(&pinnable, pages)?,
-            None => batch.collapse_isolated(pages)?,
+            None => batch.collapse_unmapped(pages)?,
         }
     }
 
@@ -158,7 +166,7 @@ fn some_of<W>(windows: Room<W>) -> Option<KVec<W>> {
 /// Room for what comes of the windows of a batch when they are switched.
 struct SwitchRooms<'v, 'mm, S> {
     switched: Room<Switched<'v>>,
-    failed: Room<(Copied<'mm, S>, NotSwitched)>,
+    failed: Room<Failed<Copied<'mm, S>, NotSwitched>>,
 }
 
 impl<S> SwitchRooms<'_, '_, S> {
@@ -170,7 +178,7 @@ impl<S> SwitchRooms<'_, '_, S> {
     }
 }
 
-/// What the windows of a batch have in common.
+/// The properties that the windows of a batch share.
 struct Batch<'a, 'v, 'mm> {
     pool: &'a mut Pool<'mm>,
     vma: &'v StableVma<'mm>,
@@ -211,15 +219,15 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
     }
 
     /// Collapses windows whose sources have migration entries in their place from the beginning.
-    fn collapse_isolated(&mut self, windows: KVec<Prepared<'mm>>) -> Result<(), AllocError> {
+    fn collapse_unmapped(&mut self, windows: KVec<Prepared<'mm>>) -> Result<(), AllocError> {
         let nr = windows.len();
         let (room, copied) = (Room::new(nr)?, Room::new(nr)?);
         let switching = SwitchRooms::new(nr)?;
 
         self.held.sources_begin();
-        if let Some(isolated) = self.isolate(windows, room) {
-            hold_after(Pass::Isolate);
-            let copied = self.copy(isolated, copied);
+        if let Some(unmapped) = self.unmap(windows, room) {
+            hold_after(Pass::Unmap);
+            let copied = self.copy(unmapped, copied);
 
             hold_after(Pass::Copy);
             let switched = self.switch(copied.into_inner(), switching);
@@ -231,7 +239,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         Ok(())
     }
 
-    fn leave(&mut self, window: Prepared<'mm>, verdict: Verdict) {
+    fn finish(&mut self, window: Prepared<'mm>, verdict: Verdict) {
         self.done.put((window.window, verdict));
         self.pool.keep(window.prealloc);
     }
@@ -242,7 +250,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         match self.pmd_slot(window.window) {
             Ok(slot) => Some((slot, window)),
             Err(verdict) => {
-                self.leave(window, verdict);
+                self.finish(window, verdict);
                 None
             }
         }
@@ -308,14 +316,14 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         &mut self,
         window: Prepared<'mm>,
         cause: NotTaken,
-        earlier: impl Fn(folio::FolioPtr) -> bool,
+        earlier: impl Fn(FolioPtr) -> bool,
     ) {
         let verdict = match cause {
             NotTaken::Locked(folio) if earlier(folio) => Verdict::Deferred,
             cause => Verdict::Refused(cause.refusal()),
         };
 
-        self.leave(window, verdict);
+        self.finish(window, verdict);
     }
 
     /// Locks, pins and write-protects the sources. Returns [`None`] when no window has got that
@@ -348,7 +356,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         self.protect_window(&mut protected, first);
         for window in windows {
             self.contended = self.contended || self.vma.is_contended();
-            let earlier = |folio| protected.have_recurring(folio);
+            let earlier = |folio| protected.have_multi(folio);
 
             if let Some(judged) = self.judge(pinnable, window, earlier) {
                 self.protect_window(&mut protected, judged);
@@ -362,13 +370,13 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         &mut self,
         pinnable: &Pinnable<'v>,
         window: Prepared<'mm>,
-        earlier: impl Fn(folio::FolioPtr) -> bool,
+        earlier: impl Fn(FolioPtr) -> bool,
     ) -> Option<Judged<'v, 'mm>> {
         let (slot, window) = self.find_table(window)?;
 
         match Judged::new(slot, window, &self.limits, pinnable) {
             Ok(judged) => Some(judged),
-            Err((window, cause)) => {
+            Err(Failed { window, cause }) => {
                 self.not_taken(window, cause, earlier);
                 None
             }
@@ -380,22 +388,22 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         protected: &mut Unflushed<'v, Room<Held<'mm, Pinned<'v>>>>,
         judged: Judged<'v, 'mm>,
     ) {
-        if let Err((window, refusal)) = protected.protect(judged) {
-            self.leave(window, Verdict::Refused(refusal));
+        if let Err(Failed { window, cause }) = protected.protect(judged) {
+            self.finish(window, Verdict::Refused(cause));
         }
     }
 
     /// Replaces the sources by migration entries. Returns [`None`] when no window has got that far.
-    fn isolate(
+    fn unmap(
         &mut self,
         windows: KVec<Prepared<'mm>>,
-        room: Room<Held<'mm, Isolated<'v>>>,
-    ) -> Option<KVec<Held<'mm, Isolated<'v>>>> {
+        room: Room<Held<'mm, Unmapped<'v>>>,
+    ) -> Option<KVec<Held<'mm, Unmapped<'v>>>> {
         // As for `protect()`.
         let invalidate = InvalidateRange::clear(self.vma, self.start, self.end);
         pin_init::stack_pin_init!(let _range = invalidate);
         let owed = OwedFlush::begin(self.vma, self.start, self.end);
-        let mut isolated = Unflushed::new(owed.touch(), room);
+        let mut unmapped = Unflushed::new(owed.touch(), room);
 
         for (i, window) in windows.into_iter().enumerate() {
             self.contended = self.contended || (i > 0 && self.vma.is_contended());
@@ -403,14 +411,14 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
                 continue;
             };
 
-            if let Err((window, cause)) = isolated.isolate(slot, window, &self.limits) {
-                self.not_taken(window, cause, |folio| isolated.have_recurring(folio));
+            if let Err(Failed { window, cause }) = unmapped.unmap(slot, window, &self.limits) {
+                self.not_taken(window, cause, |folio| unmapped.have_multi(folio));
             } else {
                 self.held.old_way += 1;
             }
         }
 
-        some_of(isolated.flush())
+        some_of(unmapped.flush())
     }
 
     /// Copies the sources. The first window is always copied, so each batch makes progress.
@@ -423,7 +431,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
 
         for window in windows {
             if stop {
-                self.leave(window.give_back(), Verdict::Deferred);
+                self.finish(window.give_back(), Verdict::Deferred);
                 continue;
             }
             match window.copy() {
@@ -432,7 +440,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
                     self.contended |= window.sources.are_waited_for();
                     copied.put(window);
                 }
-                Err((window, refusal)) => self.leave(window, Verdict::Refused(refusal)),
+                Err(Failed { window, cause }) => self.finish(window, Verdict::Refused(cause)),
             }
             cond_resched();
             self.contended = self.contended || self.vma.is_contended();
@@ -451,7 +459,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
         for window in windows {
             match self.copy_what_was_written(window) {
                 Ok(window) => quiet.put(window),
-                Err((window, cause)) => self.not_switched(window, cause),
+                Err(Failed { window, cause }) => self.not_switched(window, cause),
             }
         }
         quiet
@@ -462,13 +470,13 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
     fn copy_what_was_written(
         &mut self,
         mut window: Copied<'mm, Pinned<'v>>,
-    ) -> Result<Copied<'mm, Pinned<'v>>, (Prepared<'mm>, NotSwitched)> {
+    ) -> Result<Copied<'mm, Pinned<'v>>, Failed<Prepared<'mm>, NotSwitched>> {
         for round in 0.. {
             match window.sources.count_written() {
                 Ok(nr) if nr <= RECOPY_MAX => break,
                 Ok(_) if round < MORE_ROUNDS => {}
-                Ok(_) => return Err((window.give_back(), NotSwitched::Written)),
-                Err(refusal) => return Err((window.give_back(), refusal.into())),
+                Ok(_) => return Err(Failed::new(window.give_back(), NotSwitched::Written)),
+                Err(refusal) => return Err(Failed::new(window.give_back(), refusal)),
             }
             self.held.rounds += 1;
             window = self
@@ -477,7 +485,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
                     hold_after(Pass::Protect);
                     window.copy_again(&mut self.held)
                 })
-                .map_err(|(window, refusal)| (window, refusal.into()))?;
+                .map_err(|failed| Failed::new(failed.window, failed.cause))?;
             hold_after(Pass::Copy);
             cond_resched();
         }
@@ -489,7 +497,7 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
     fn protect_again(
         &mut self,
         window: Copied<'mm, Pinned<'v>>,
-    ) -> Result<Reprotected<'v, 'mm>, (Prepared<'mm>, Refusal)> {
+    ) -> Result<Reprotected<'v, 'mm>, Failed<Prepared<'mm>>> {
         let start = window.window.addr;
         let end = start.saturating_add(PMD_SIZE);
         let invalidate = InvalidateRange::clear(self.vma, start, end);
@@ -505,19 +513,19 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
     /// come in between for the second time: that is a reference for a moment, or a write to a page
     /// that is not exclusive, which replaces the page as long as we pin it.
     fn not_switched(&mut self, mut window: Prepared<'mm>, cause: NotSwitched) {
-        let again = window.window.retries > 0 && window.window.way != Way::Isolate;
+        let again = window.window.retries > 0 && window.window.way != Way::Unmap;
         let verdict = match cause {
             NotSwitched::Refused(Refusal::Raced | Refusal::Referenced) if !again => {
                 Verdict::Refused(Refusal::Raced)
             }
             NotSwitched::Refused(Refusal::Raced | Refusal::Referenced) | NotSwitched::Written => {
-                window.window.way = Way::Isolate;
+                window.window.way = Way::Unmap;
                 Verdict::Deferred
             }
             NotSwitched::Refused(refusal) => Verdict::Refused(refusal),
         };
 
-        self.leave(window, verdict);
+        self.finish(window, verdict);
     }
 
     /// Puts the huge pages in the place of the tables, a few at a time.
@@ -536,13 +544,13 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
             pin_init::stack_pin_init!(let _range = invalidate);
 
             while !copied.is_empty() {
-                let nr = entry::windows_per_switch();
+                let nr = hooks::windows_per_switch().unwrap_or(WINDOWS_PER_SWITCH);
 
                 switch(&mut copied, nr, &mut switched, &mut failed, &mut self.held);
                 cond_resched();
             }
         }
-        for (window, cause) in failed.into_inner() {
+        for Failed { window, cause } in failed.into_inner() {
             self.not_switched(window.give_back(), cause);
         }
         switched.into_inner()

@@ -3,25 +3,27 @@
 //! Copying the sources of a window into its huge folio.
 
 use crate::{
-    entry::fail_copy,
+    hooks::fail_copy,
     outcome::Refusal,
-    prealloc::{
+    pool::{
         Prealloc,
         Prepared, //
     },
+    snapshot::source_page,
     sources::{
-        source_page,
         Held,
         Sources, //
     },
-    window::Window, //
+    window::{
+        Failed,
+        Window, //
+    },
 };
 use kernel::{
     mm::{
         internal::{
             folio::{
                 BlankPage,
-                Copier,
                 FilledFolio,
                 Written, //
             },
@@ -48,7 +50,7 @@ impl<'v, 'mm, S: Sources<'v>> Held<'mm, S> {
     ///
     /// A source whose memory turns out to be bad fails the window: nothing is lost but what the
     /// hardware lost.
-    pub(crate) fn copy(self) -> Result<Copied<'mm, S>, (Prepared<'mm>, Refusal)> {
+    pub(crate) fn copy(self) -> Result<Copied<'mm, S>, Failed<Prepared<'mm>>> {
         let Self {
             window,
             folio,
@@ -56,13 +58,12 @@ impl<'v, 'mm, S: Sources<'v>> Held<'mm, S> {
             sources,
         } = self;
         let slot = sources.slot();
-        let copier = Copier::new();
         let mut addr = slot.addr();
         let mut ptes = sources.snapshot().ptes.iter();
 
         let filled = folio.fill(|_, page| {
             let pte = ptes.next().copied().unwrap_or(Pte::NONE);
-            let written = copy_page(copier, page, pte, addr, slot.vma());
+            let written = copy_page(page, pte, addr, slot.vma());
 
             addr = addr.wrapping_add(PAGE_SIZE);
             written
@@ -82,7 +83,7 @@ impl<'v, 'mm, S: Sources<'v>> Held<'mm, S> {
                     sources,
                 };
 
-                Err((held.give_back(), refusal))
+                Err(Failed::new(held.give_back(), refusal))
             }
         }
     }
@@ -90,18 +91,12 @@ impl<'v, 'mm, S: Sources<'v>> Held<'mm, S> {
 
 /// Copies the page that `pte` maps at `addr`, or clears `page` where there is none.
 #[inline(always)]
-fn copy_page(
-    copier: Copier,
-    page: BlankPage<'_>,
-    pte: Pte,
-    addr: usize,
-    vma: &VmaRef,
-) -> Result<Written, Refusal> {
+fn copy_page(page: BlankPage<'_>, pte: Pte, addr: usize, vma: &VmaRef) -> Result<Written, Refusal> {
     if pte.is_none() {
         return Ok(page.clear(addr));
     }
     // SAFETY: The sources hold references.
-    let copied = copier.copy(page, unsafe { source_page(pte) }, addr, vma);
+    let copied = page.copy(unsafe { source_page(pte) }, addr, vma);
 
     if fail_copy() {
         return Err(Refusal::MachineCheck);
@@ -114,13 +109,12 @@ impl<'v, 'mm, S: Sources<'v>> Copied<'mm, S> {
     pub(crate) fn copy_slots(&mut self, nrs: impl Iterator<Item = usize>) -> Result<(), Refusal> {
         let slot = self.sources.slot();
         let ptes = &self.sources.snapshot().ptes;
-        let copier = Copier::new();
 
         for nr in nrs {
             let addr = slot.addr().wrapping_add(nr.wrapping_mul(PAGE_SIZE));
 
             if let (Some(page), Some(pte)) = (self.folio.page_mut(nr), ptes.get(nr)) {
-                copy_page(copier, page, *pte, addr, slot.vma())?;
+                copy_page(page, *pte, addr, slot.vma())?;
             }
         }
         Ok(())

@@ -16,12 +16,13 @@
 
 #include <asm/sections.h>
 
-#include "../collapse.h"
-
 #define SLOT_BITS	14
 #define NR_SLOTS	BIT(SLOT_BITS)
 
 static unsigned long callers[NR_SLOTS];
+
+__diag_push();
+__diag_ignore_all("-Wmissing-prototypes", "called by code that the compiler adds");
 
 /* Called with any lock held. It must not call what is instrumented itself. */
 noinstr void __sanitizer_cov_trace_pc(void)
@@ -39,6 +40,8 @@ noinstr void __sanitizer_cov_trace_pc(void)
 			return;
 	}
 }
+
+__diag_pop();
 
 static int coverage_show(struct seq_file *m, void *v)
 {

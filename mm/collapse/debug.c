@@ -21,11 +21,11 @@ DEFINE_STATIC_KEY_FALSE(collapse_engine_c);
 static const char * const pass_names[] = {
 	[COLLAPSE_PASS_NONE]	= "none",
 	[COLLAPSE_PASS_SCAN]	= "scan",
-	[COLLAPSE_PASS_PROVIDE]	= "provide",
+	[COLLAPSE_PASS_PREALLOC]	= "prealloc",
 	[COLLAPSE_PASS_FAULT_IN] = "fault_in",
 	[COLLAPSE_PASS_REMAP]	= "remap",
 	[COLLAPSE_PASS_PROTECT]	= "protect",
-	[COLLAPSE_PASS_ISOLATE]	= "isolate",
+	[COLLAPSE_PASS_UNMAP]	= "unmap",
 	[COLLAPSE_PASS_COPY]	= "copy",
 	[COLLAPSE_PASS_SWITCH]	= "switch",
 };
@@ -39,11 +39,11 @@ struct collapse_faults collapse_faults = {
 	.armed = STATIC_KEY_FALSE_INIT,
 };
 
-/* Whether sources are replaced by migration entries, instead of protected. */
-static bool isolates_all;
+/* Set if sources are replaced by migration entries, instead of protected. */
+static bool unmaps_all;
 /* Windows that are switched at a time; the engine's own choice if 0. */
 static u32 per_switch;
-/* What was done since boot, as the tracepoint of a batch tells it. */
+/* Counts since boot, as the tracepoint of a batch has them. */
 static atomic_t nr_recopied, nr_rounds, nr_old_way, nr_remapped;
 
 /* Called by a collapse after each pass. It may hold locks that can sleep. */
@@ -69,9 +69,9 @@ bool collapse_debug_fail_count(void)
 	return atomic_dec_if_positive(&collapse_faults.bad_count) == 0;
 }
 
-bool collapse_debug_isolates_all(void)
+bool collapse_debug_unmaps_all(void)
 {
-	return READ_ONCE(isolates_all);
+	return READ_ONCE(unmaps_all);
 }
 
 unsigned int collapse_debug_per_switch(void)
@@ -157,7 +157,7 @@ DEFINE_SHOW_STORE_ATTRIBUTE(hold);
 
 static int way_show(struct seq_file *m, void *v)
 {
-	seq_puts(m, collapse_debug_isolates_all() ? "isolate\n" : "protect\n");
+	seq_puts(m, collapse_debug_unmaps_all() ? "unmap\n" : "protect\n");
 	return 0;
 }
 
@@ -170,10 +170,10 @@ static ssize_t way_write(struct file *file, const char __user *buf,
 	if (ret)
 		return ret;
 
-	if (sysfs_streq(word, "isolate"))
-		WRITE_ONCE(isolates_all, true);
+	if (sysfs_streq(word, "unmap"))
+		WRITE_ONCE(unmaps_all, true);
 	else if (sysfs_streq(word, "protect"))
-		WRITE_ONCE(isolates_all, false);
+		WRITE_ONCE(unmaps_all, false);
 	else
 		return -EINVAL;
 	return count;

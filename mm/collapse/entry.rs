@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where C code comes in, and where it is called. No other file of this module knows of bindings.
+//! Where C code comes in.
 
 use crate::{
-    outcome::Refusal,
     policy::{
         Asked,
         Caller,
@@ -25,16 +24,10 @@ use core::{
     ptr,
     slice, //
 };
-#[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
-use kernel::jump_label::static_branch_unlikely;
 use kernel::{
-    alloc::Flags,
     bindings,
-    mm::{
-        internal::thp,
-        MmWithUser, //
-    },
-    prelude::*,
+    mm::MmWithUser,
+    prelude::*, //
 };
 
 // A segment is an iovec by another name.
@@ -77,7 +70,7 @@ pub(crate) unsafe extern "C" fn collapse_madvise(
     }
 }
 
-/// Who asks for a collapse in `mm`.
+/// The caller that asks for a collapse in `mm`.
 fn caller(mm: &MmWithUser, asked: Asked) -> Caller {
     let current = current!();
     let Some(own) = current.mm() else {
@@ -111,173 +104,4 @@ fn sysfs_limits() -> Limits {
         swap: limits.swap as usize,
         shared: limits.shared as usize,
     }
-}
-
-/// Has the C code collapse a window of a file or of shmem. May sleep.
-pub(crate) fn collapse_file_window(
-    mm: &MmWithUser,
-    addr: usize,
-    limits: Limits,
-    gfp: Flags,
-    heed_nohugepage: bool,
-) -> Result<(), Refusal> {
-    let policy = bindings::collapse_policy {
-        // Limits are no larger than a window has PTEs.
-        limits: bindings::collapse_limits {
-            none: limits.none as c_uint,
-            swap: limits.swap as c_uint,
-            shared: limits.shared as c_uint,
-        },
-        gfp: thp::raw_gfp(gfp),
-        heed_nohugepage,
-    };
-    // SAFETY: The mm is valid and no lock of it is held. The policy outlives the call.
-    let result = unsafe { bindings::collapse_file_window(mm.as_raw(), addr, &policy) };
-
-    if result < 0 {
-        return Err(match Error::from_errno(result) {
-            EINTR => Refusal::Killed,
-            _ => Refusal::NoMemory,
-        });
-    }
-    match result as bindings::scan_result {
-        bindings::scan_result_SCAN_SUCCEED | bindings::scan_result_SCAN_PMD_MAPPED => Ok(()),
-        bindings::scan_result_SCAN_EXCEED_NONE_PTE => Err(Refusal::TooManyHoles),
-        bindings::scan_result_SCAN_EXCEED_SWAP_PTE => Err(Refusal::TooManySwapped),
-        bindings::scan_result_SCAN_PAGE_LOCK => Err(Refusal::Locked),
-        bindings::scan_result_SCAN_PAGE_COUNT
-        | bindings::scan_result_SCAN_PAGE_LRU
-        | bindings::scan_result_SCAN_DEL_PAGE_LRU => Err(Refusal::Referenced),
-        bindings::scan_result_SCAN_PAGE_FILLED | bindings::scan_result_SCAN_PAGE_ANON => {
-            Err(Refusal::Raced)
-        }
-        bindings::scan_result_SCAN_PAGE_HAS_PRIVATE
-        | bindings::scan_result_SCAN_PAGE_DIRTY_OR_WRITEBACK => Err(Refusal::Writeback),
-        bindings::scan_result_SCAN_ALLOC_HUGE_PAGE_FAIL => Err(Refusal::NoHugePage),
-        bindings::scan_result_SCAN_CGROUP_CHARGE_FAIL => Err(Refusal::Charge),
-        bindings::scan_result_SCAN_COPY_MC => Err(Refusal::MachineCheck),
-        bindings::scan_result_SCAN_PTE_UFFD => Err(Refusal::Uffd),
-        bindings::scan_result_SCAN_SCAN_ABORT => Err(Refusal::TooFar),
-        bindings::scan_result_SCAN_VMA_CHECK | bindings::scan_result_SCAN_ADDRESS_RANGE => {
-            Err(Refusal::Unfit)
-        }
-        bindings::scan_result_SCAN_ANY_PROCESS | bindings::scan_result_SCAN_VMA_NULL => {
-            Err(Refusal::Gone)
-        }
-        // The pages of the file are not to be had, or not ours to move.
-        _ => Err(Refusal::Foreign),
-    }
-}
-
-/// The passes of a collapse.
-#[derive(Clone, Copy)]
-pub(crate) enum Pass {
-    Scan,
-    Provide,
-    FaultIn,
-    Remap,
-    Protect,
-    Isolate,
-    Copy,
-    Switch,
-}
-
-/// Stops here, if a test wants so, after a pass. Sleeps.
-#[inline(always)]
-pub(crate) fn hold_after(pass: Pass) {
-    #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
-    {
-        let pass = match pass {
-            Pass::Scan => bindings::collapse_pass_COLLAPSE_PASS_SCAN,
-            Pass::Provide => bindings::collapse_pass_COLLAPSE_PASS_PROVIDE,
-            Pass::FaultIn => bindings::collapse_pass_COLLAPSE_PASS_FAULT_IN,
-            Pass::Remap => bindings::collapse_pass_COLLAPSE_PASS_REMAP,
-            Pass::Protect => bindings::collapse_pass_COLLAPSE_PASS_PROTECT,
-            Pass::Isolate => bindings::collapse_pass_COLLAPSE_PASS_ISOLATE,
-            Pass::Copy => bindings::collapse_pass_COLLAPSE_PASS_COPY,
-            Pass::Switch => bindings::collapse_pass_COLLAPSE_PASS_SWITCH,
-        };
-
-        // SAFETY: No spinlock is held between passes.
-        unsafe { bindings::collapse_debug_hold(pass) };
-    }
-    #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
-    let _ = pass;
-}
-
-/// Returns whether a test has ever asked for a fault.
-#[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
-#[inline(always)]
-fn faults_armed() -> bool {
-    // SAFETY: C code defines the key.
-    unsafe { static_branch_unlikely!(bindings::collapse_faults, bindings::collapse_faults, armed) }
-}
-
-/// Returns whether a test wants the copy that was just made to have met bad memory.
-#[inline(always)]
-pub(crate) fn fail_copy() -> bool {
-    #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
-    {
-        // SAFETY: It looks at a counter of its own.
-        faults_armed() && unsafe { bindings::collapse_debug_fail_copy() }
-    }
-    #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
-    false
-}
-
-/// Returns whether a test wants the references that were just counted to be too many.
-#[inline(always)]
-pub(crate) fn fail_count() -> bool {
-    #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
-    {
-        // SAFETY: It looks at a counter of its own.
-        faults_armed() && unsafe { bindings::collapse_debug_fail_count() }
-    }
-    #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
-    false
-}
-
-/// Whether a test wants all windows to be isolated.
-pub(crate) fn isolates_all() -> bool {
-    #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
-    {
-        // SAFETY: It looks at a variable of its own.
-        unsafe { bindings::collapse_debug_isolates_all() }
-    }
-    #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
-    false
-}
-
-/// Windows that share one hold of the PMD lock and one flush when they are switched. With more of
-/// them, each is inaccessible for longer, and there are fewer interrupts: see docs/bench.md.
-const WINDOWS_PER_SWITCH: usize = 3;
-
-/// How many windows are switched at a time.
-pub(crate) fn windows_per_switch() -> usize {
-    #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
-    {
-        // SAFETY: It looks at a variable of its own. CAST: At most 16.
-        let nr = unsafe { bindings::collapse_debug_per_switch() } as usize;
-
-        if nr != 0 {
-            return nr;
-        }
-    }
-    WINDOWS_PER_SWITCH
-}
-
-/// Adds to the counters in debugfs what a batch had to do twice, or the old way.
-pub(crate) fn count_work(held: &crate::trace::Held) {
-    #[cfg(CONFIG_THP_COLLAPSE_RUST_DEBUG)]
-    // SAFETY: It adds to counters of its own. CAST: A batch has no more than 16 windows.
-    unsafe {
-        bindings::collapse_debug_count_work(
-            held.recopied as c_uint,
-            held.rounds as c_uint,
-            held.old_way as c_uint,
-            held.remapped as c_uint,
-        )
-    };
-    #[cfg(not(CONFIG_THP_COLLAPSE_RUST_DEBUG))]
-    let _ = held;
 }

@@ -5,6 +5,7 @@
 use crate::{
     outcome::Refusal,
     policy::Policy,
+    revalidate::revalidate,
     trace, //
 };
 use kernel::{
@@ -26,40 +27,13 @@ use kernel::{
 
 /// How often the lock may be given up for one slot. Twice is what it takes when the page has to be
 /// read, and the lock is given up while it is.
-const TRIES: usize = 3;
-
-/// Finds the VMA of the window at `addr` again, after its lock was given up. It may be another one.
-pub(crate) fn revalidate<'mm>(
-    mm: &'mm MmWithUser,
-    policy: &Policy,
-    addr: usize,
-) -> Result<StableVma<'mm>, Refusal> {
-    if current!().fatal_signal_pending() {
-        return Err(Refusal::Killed);
-    }
-    let vma = mm
-        .find_stable_vma(addr, policy.stability)
-        .map_err(|_| Refusal::Killed)?
-        .ok_or(Refusal::Gone)?;
-
-    if mm.is_unstable() || vma.start() > addr || !vma.is_anonymous() {
-        return Err(Refusal::Gone);
-    }
-    if !vma.has_anon_vma() {
-        // A new mapping, which nothing was written to yet.
-        return Err(Refusal::Empty);
-    }
-    if !vma.has_window(addr) || !vma.may_collapse(policy.heed_nohugepage) {
-        return Err(Refusal::Unfit);
-    }
-    Ok(vma)
-}
+const SLOT_TRIES: usize = 3;
 
 /// Brings in all that was swapped out of the window at `addr`, by the code that page faults use,
 /// and waits for what is being moved.
 ///
 /// That may give up the lock for a while: to wait for a page, or because something waits for the
-/// lock. What is returned with success is a VMA that was looked at again since.
+/// lock. The VMA that is returned was looked at again after that.
 pub(crate) fn fault_in<'mm>(
     mm: &'mm MmWithUser,
     policy: &Policy,
@@ -111,7 +85,7 @@ fn fault_in_slots<'mm>(
                     vma = find_table(mm, policy, addr)?;
                     held = trace::Held::begin();
                     tries += 1;
-                    if tries == TRIES {
+                    if tries == SLOT_TRIES {
                         return Err(Refusal::Locked);
                     }
                 }

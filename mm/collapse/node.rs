@@ -5,7 +5,7 @@
 
 use kernel::{
     mm::internal::{
-        folio::{
+        nodemask::{
             NodeMask,
             MAX_NUMNODES, //
         },
@@ -41,8 +41,8 @@ impl NodeLoad {
             .map(|(nid, _)| nid)
     }
 
-    /// Whether the pages lie too far apart to be gathered on one node, in a system that would
-    /// rather reclaim than go far.
+    /// Returns whether the pages lie too far apart to be gathered on one node, in a system that
+    /// would rather reclaim than go far.
     #[inline(always)]
     pub(crate) fn too_far(&self) -> bool {
         thp::node_reclaim_enabled() && self.spans_too_far()
@@ -71,5 +71,78 @@ impl NodeLoad {
             }
         }
         (first.unwrap_or(0), nodes)
+    }
+}
+
+#[cfg(CONFIG_THP_COLLAPSE_RUST_KUNIT_TEST)]
+#[kernel::prelude::kunit_tests(thp_collapse_node)]
+mod tests {
+    use super::*;
+
+    /// The load of a window with so many pages on each of some nodes.
+    fn load(nodes: &[(usize, usize)]) -> Result<KBox<NodeLoad>> {
+        let mut load = KBox::<NodeLoad>::zeroed(GFP_KERNEL)?;
+
+        for (nid, pages) in nodes {
+            for _ in 0..*pages {
+                load.add(*nid);
+            }
+        }
+        Ok(load)
+    }
+
+    #[test]
+    fn any_node_will_do_for_no_pages() -> Result {
+        let (nid, nodes) = load(&[])?.target();
+
+        assert_eq!(nid, 0);
+        assert!(
+            (0..MAX_NUMNODES).all(|nid| nodes.contains(nid) == NodeMask::online().contains(nid))
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn the_node_with_the_most_pages_is_chosen() -> Result {
+        let last = MAX_NUMNODES - 1;
+
+        if last == 0 {
+            return Ok(());
+        }
+        for (first_pages, last_pages, target) in [(1, 511, last), (511, 1, 0)] {
+            let (nid, nodes) = load(&[(0, first_pages), (last, last_pages)])?.target();
+
+            assert_eq!(nid, target);
+            assert!((0..MAX_NUMNODES).all(|nid| nodes.contains(nid) == (nid == target)));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn nodes_with_as_many_pages_are_as_good() -> Result {
+        let last = MAX_NUMNODES - 1;
+        let (nid, nodes) = load(&[(0, 256), (last, 256)])?.target();
+
+        assert_eq!(nid, 0);
+        assert!((0..MAX_NUMNODES).all(|nid| nodes.contains(nid) == (nid == 0 || nid == last)));
+        Ok(())
+    }
+
+    #[test]
+    fn pages_of_no_node_do_not_count() -> Result {
+        let mut load = load(&[(MAX_NUMNODES, 512), (0, 1)])?;
+
+        assert_eq!(load.nodes().count(), 1);
+        assert_eq!(load.target().0, 0);
+        load.clear();
+        assert_eq!(load.nodes().count(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn one_node_is_never_too_far() -> Result {
+        assert!(!load(&[])?.spans_too_far());
+        assert!(!load(&[(0, 512)])?.spans_too_far());
+        Ok(())
     }
 }

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Why windows are not collapsed, and what the caller is told.
+//! Why windows are not collapsed, what the caller is told, and what the C code calls it.
 
 use kernel::{
     error::code::*,
+    mm::internal::{
+        folio::Unexpected,
+        trace::ScanResult, //
+    },
     prelude::*, //
 };
 
 /// Why a window, or the rest of a request, was not collapsed.
 ///
-/// There is no success in here: what is huge, by us or before us, has no refusal.
+/// There is no success in here: a window that is huge, by us or before us, has no refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refusal {
     /// There is no page table, or one with nothing in it.
@@ -58,8 +62,8 @@ pub(crate) enum Refusal {
     Writeback,
 }
 
-/// What the caller can do about a refusal. When several windows were refused, the last of these
-/// that occurred is reported: it is the most useful one to know.
+/// The answer to a refusal that serves its caller. When several windows were refused, the last of
+/// these that occurred is reported: it is the most useful one to know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Advice {
     /// This range will not collapse.
@@ -101,7 +105,7 @@ impl Refusal {
         }
     }
 
-    /// Whether the request ends with this: going on would meet it again.
+    /// Returns whether the request ends with this: going on would meet it again.
     pub(crate) fn ends_request(self) -> bool {
         matches!(
             self,
@@ -113,21 +117,107 @@ impl Refusal {
         )
     }
 
-    /// Whether the window may well collapse when it is tried once more right away.
+    /// Returns whether the window may well collapse when it is tried once more right away.
     pub(crate) fn is_fleeting(self) -> bool {
         matches!(self, Refusal::Locked | Refusal::Pinned | Refusal::Raced)
     }
+
+    /// Tells how C code ended with a window: as success, or as a refusal.
+    pub(crate) fn check(result: ScanResult) -> Result<(), Self> {
+        match result {
+            ScanResult::SUCCEED | ScanResult::PMD_MAPPED => Ok(()),
+            ScanResult::EXCEED_NONE_PTE => Err(Refusal::TooManyHoles),
+            ScanResult::EXCEED_SWAP_PTE => Err(Refusal::TooManySwapped),
+            ScanResult::PAGE_LOCK => Err(Refusal::Locked),
+            ScanResult::PAGE_COUNT | ScanResult::PAGE_LRU | ScanResult::DEL_PAGE_LRU => {
+                Err(Refusal::Referenced)
+            }
+            ScanResult::PAGE_FILLED | ScanResult::PAGE_ANON => Err(Refusal::Raced),
+            ScanResult::PAGE_HAS_PRIVATE | ScanResult::PAGE_DIRTY_OR_WRITEBACK => {
+                Err(Refusal::Writeback)
+            }
+            ScanResult::ALLOC_HUGE_PAGE_FAIL => Err(Refusal::NoHugePage),
+            ScanResult::CGROUP_CHARGE_FAIL => Err(Refusal::Charge),
+            ScanResult::COPY_MC => Err(Refusal::MachineCheck),
+            ScanResult::PTE_UFFD => Err(Refusal::Uffd),
+            ScanResult::SCAN_ABORT => Err(Refusal::TooFar),
+            ScanResult::VMA_CHECK | ScanResult::ADDRESS_RANGE => Err(Refusal::Unfit),
+            ScanResult::ANY_PROCESS | ScanResult::VMA_NULL => Err(Refusal::Gone),
+            // The pages of the file are not to be had, or not ours to move.
+            _ => Err(Refusal::Foreign),
+        }
+    }
 }
 
-/// What became of a request so far.
+impl From<Refusal> for ScanResult {
+    /// Tells users of tracepoints, in the words of the C code, why a window was refused.
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Empty => ScanResult::NO_PTE_TABLE,
+            Refusal::TooManyHoles => ScanResult::EXCEED_NONE_PTE,
+            Refusal::TooManySwapped => ScanResult::EXCEED_SWAP_PTE,
+            Refusal::TooManyShared => ScanResult::EXCEED_SHARED_PTE,
+            Refusal::Uffd => ScanResult::PTE_UFFD,
+            Refusal::Marker | Refusal::Poisoned | Refusal::SwapIn => ScanResult::PTE_NON_PRESENT,
+            Refusal::Foreign => ScanResult::PAGE_NULL,
+            Refusal::Locked => ScanResult::PAGE_LOCK,
+            Refusal::Referenced | Refusal::Pinned => ScanResult::PAGE_COUNT,
+            Refusal::TooFar => ScanResult::SCAN_ABORT,
+            Refusal::MachineCheck => ScanResult::COPY_MC,
+            Refusal::Unfit => ScanResult::VMA_CHECK,
+            Refusal::Gone => ScanResult::VMA_NULL,
+            Refusal::NoHugePage => ScanResult::ALLOC_HUGE_PAGE_FAIL,
+            Refusal::Charge => ScanResult::CGROUP_CHARGE_FAIL,
+            Refusal::Raced | Refusal::NoMemory | Refusal::Killed | Refusal::Writeback => {
+                ScanResult::FAIL
+            }
+        }
+    }
+}
+
+impl From<Unexpected> for Refusal {
+    fn from(unexpected: Unexpected) -> Self {
+        match unexpected {
+            Unexpected::Reference => Refusal::Referenced,
+            Unexpected::Pin => Refusal::Pinned,
+        }
+    }
+}
+
+/// How a window left its batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// It is huge.
+    Huge,
+    /// It was refused.
+    Refused(Refusal),
+    /// It is to be tried again soon: something waits for a lock of ours, another window needs the
+    /// same folio, it lies in another VMA by now, or is to go another way.
+    Deferred,
+}
+
+/// The outcome of a range so far.
 #[derive(Default)]
 pub(crate) struct Outcome {
     worst: Option<Advice>,
+    ended: bool,
 }
 
 impl Outcome {
     pub(crate) fn note(&mut self, refusal: Refusal) {
         self.worst = self.worst.max(Some(refusal.advice()));
+        self.ended |= refusal.ends_request();
+    }
+
+    /// Adds what became of a part of the range.
+    pub(crate) fn merge(&mut self, part: Outcome) {
+        self.worst = self.worst.max(part.worst);
+        self.ended |= part.ended;
+    }
+
+    /// Returns whether the request ends here.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Part of the range is not mapped.
@@ -187,6 +277,43 @@ mod tests {
         assert_eq!(told(&[Refusal::Charge, Refusal::Locked]), Err(EBUSY));
         assert_eq!(told(&[Refusal::Charge, Refusal::NoHugePage]), Err(ENOMEM));
         assert_eq!(told(&[Refusal::Killed, Refusal::NoHugePage]), Err(EINTR));
+    }
+
+    #[test]
+    fn parts_add_up() {
+        let (mut outcome, mut part) = (Outcome::default(), Outcome::default());
+
+        outcome.note(Refusal::Locked);
+        part.note(Refusal::Empty);
+        outcome.merge(part);
+        assert!(!outcome.has_ended());
+
+        let mut part = Outcome::default();
+
+        part.note(Refusal::Charge);
+        outcome.merge(part);
+        assert!(outcome.has_ended());
+        assert_eq!(outcome.into_result(), Err(EBUSY));
+    }
+
+    #[test]
+    fn what_both_engines_refuse_has_one_result() {
+        for refusal in [
+            Refusal::TooManyHoles,
+            Refusal::TooManySwapped,
+            Refusal::Uffd,
+            Refusal::Locked,
+            Refusal::Referenced,
+            Refusal::TooFar,
+            Refusal::MachineCheck,
+            Refusal::Unfit,
+            Refusal::Gone,
+            Refusal::NoHugePage,
+            Refusal::Charge,
+        ] {
+            assert_eq!(Refusal::check(refusal.into()), Err(refusal));
+        }
+        assert_eq!(Refusal::check(ScanResult::SUCCEED), Ok(()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a request may do: made once, from its flags, its caller and sysfs, and never looked up
+//! The rights of a request: made once, from its flags, its caller and sysfs, and never looked up
 //! again.
 //!
 //! | question        | rule                                                                     |
@@ -10,29 +10,21 @@
 //! | limits of sysfs | only with LIMITS, and as they stood when the call began                  |
 //! | userfaultfd     | where it is armed no hole is filled, whatever else is asked              |
 //! | MADV_NOHUGEPAGE | overruled by the owner of the memory and by CAP_SYS_ADMIN                |
-//! | allocation      | as page faults do, see [`Policy::gfp`]; with DEFRAG as hard as can be    |
+//! | allocation      | as page faults do, see [`crate::gfp`]; with DEFRAG as hard as can be     |
 //!
 //! CAP_SYS_ADMIN is asked for in the initial user namespace, as process_madvise() asks for
-//! CAP_SYS_NICE. What is taken is memory of the whole system, and the limits are those of who
-//! administrates that: root in a namespace of its own has no say in either.
+//! CAP_SYS_NICE. A collapse takes memory of the whole system, and the limits are set by the
+//! system's administrator: root in a namespace of its own has no say in either.
 
-use crate::ranges::Ranges;
 use kernel::{
-    alloc::Flags,
     mm::{
-        internal::{
-            pgtable::PTRS_PER_PTE,
-            stable::Stability,
-            thp, //
-        },
-        virt::VmaRef,
-        MmWithUser, //
+        internal::pgtable::PTRS_PER_PTE,
+        virt::VmaRef, //
     },
-    prelude::*,
-    task::cond_resched, //
+    prelude::*, //
 };
 
-/// What the flags of process_madvise() ask for.
+/// The flags of process_madvise(), as booleans.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Asked {
     /// MADV_F_COLLAPSE_LIMITS: to heed the limits of sysfs.
@@ -41,7 +33,7 @@ pub(crate) struct Asked {
     pub(crate) defrag: bool,
 }
 
-/// Who asks.
+/// The caller of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Caller {
     /// A task, for memory of its own. That goes for the workers of io_uring too.
@@ -75,16 +67,16 @@ impl Limits {
     };
 }
 
-/// What a request may do.
+/// The rights of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Policy {
     limits: Limits,
-    /// Whether every allocation may reclaim and compact.
-    defrag: bool,
-    /// Whether MADV_NOHUGEPAGE is heeded.
+    /// Returns whether every allocation may reclaim and compact.
+    pub(crate) defrag: bool,
+    /// Returns whether MADV_NOHUGEPAGE is heeded.
     pub(crate) heed_nohugepage: bool,
-    /// What keeps VMAs stable.
-    pub(crate) stability: Stability,
+    /// Returns whether the memory may be that of another process.
+    pub(crate) foreign: bool,
 }
 
 impl Policy {
@@ -110,10 +102,7 @@ impl Policy {
                 Caller::Other { admin } => !admin,
                 Caller::Kernel => true,
             },
-            stability: match caller {
-                Caller::Owner => Stability::Vma,
-                Caller::Other { .. } | Caller::Kernel => Stability::Mmap,
-            },
+            foreign: caller != Caller::Owner,
         })
     }
 
@@ -124,7 +113,7 @@ impl Policy {
 
     fn limits_where(&self, userfaultfd_armed: bool) -> Limits {
         if userfaultfd_armed {
-            // Who watches for missing pages wants to be asked before a hole is filled.
+            // A process that watches for missing pages has to be asked before a hole is filled.
             return Limits {
                 none: 0,
                 ..self.limits
@@ -132,80 +121,12 @@ impl Policy {
         }
         self.limits
     }
-
-    /// How to allocate for a window, when a page fault there would with `fault`: like that. But
-    /// when that may not reclaim and compact, and a fault in any VMA of the request may, so may
-    /// this: `boldest` tells how, and is asked in no other case.
-    pub(crate) fn gfp(
-        &self,
-        fault: Flags,
-        boldest: impl FnOnce() -> Result<Option<Flags>>,
-    ) -> Result<Flags> {
-        if self.defrag {
-            return Ok(thp::GFP_TRANSHUGE);
-        }
-        if thp::may_reclaim(fault) {
-            return Ok(fault);
-        }
-        Ok(boldest()?.unwrap_or(fault))
-    }
-}
-
-/// How page faults allocate huge pages in the first VMA of a request that lets them reclaim and
-/// compact. [`None`] when there is no such VMA.
-///
-/// # Errors
-///
-/// `EINTR` when a fatal signal came.
-///
-/// # Context
-///
-/// May sleep.
-pub(crate) fn boldest_gfp(
-    mm: &MmWithUser,
-    stability: Stability,
-    ranges: Ranges<'_>,
-) -> Result<Option<Flags>> {
-    for segment in ranges.segments() {
-        // A request ends at the first segment that cannot be served: see `request::collapse`.
-        let range = match ranges.pages(segment) {
-            Ok(range) => range,
-            Err(EINTR) => return Err(EINTR),
-            Err(_) => break,
-        };
-        let mut addr = range.start;
-
-        while addr < range.end {
-            if current!().fatal_signal_pending() {
-                return Err(EINTR);
-            }
-            cond_resched();
-            let Some(vma) = mm.find_stable_vma(addr, stability)? else {
-                break;
-            };
-            if vma.start() >= range.end {
-                break;
-            }
-            let gfp = vma.thp_gfp();
-
-            if thp::may_reclaim(gfp) {
-                return Ok(Some(gfp));
-            }
-            addr = vma.end();
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(CONFIG_THP_COLLAPSE_RUST_KUNIT_TEST)]
 #[kernel::prelude::kunit_tests(thp_collapse_policy)]
 mod tests {
     use super::*;
-    use kernel::alloc::flags::{
-        __GFP_NOWARN, //
-        GFP_KERNEL,
-        GFP_NOWAIT,
-    };
 
     const SYSFS: Limits = Limits {
         none: 7,
@@ -276,6 +197,15 @@ mod tests {
     }
 
     #[test]
+    fn reclaim_is_what_was_asked_for() {
+        every(|asked, _, policy| {
+            if let Ok(policy) = policy {
+                assert_eq!(policy.defrag, asked.defrag);
+            }
+        });
+    }
+
+    #[test]
     fn only_owner_and_administrator_overrule_madv_nohugepage() {
         every(|_, caller, policy| {
             let Ok(policy) = policy else { return };
@@ -288,103 +218,5 @@ mod tests {
                 }
             );
         });
-    }
-
-    #[test]
-    fn vma_locks_serve_the_own_mm_only() {
-        every(|_, caller, policy| {
-            let Ok(policy) = policy else { return };
-
-            let own = caller == Caller::Owner;
-
-            assert_eq!(
-                policy.stability,
-                if own { Stability::Vma } else { Stability::Mmap }
-            );
-        });
-    }
-
-    /// The modes of sysfs' "defrag".
-    #[derive(Clone, Copy, PartialEq)]
-    enum Defrag {
-        Always,
-        Defer,
-        DeferMadvise,
-        Madvise,
-        Never,
-    }
-
-    // Flags that stand for those of `vma_thp_gfp_mask()`, one for each thing that it says.
-    const HARD: Flags = GFP_KERNEL;
-    const KSWAPD: Flags = GFP_NOWAIT;
-    const NOTHING: Flags = __GFP_NOWARN;
-
-    /// How a page fault allocates in a VMA, marked by MADV_HUGEPAGE or not.
-    fn fault(defrag: Defrag, advised: bool) -> Flags {
-        match (defrag, advised) {
-            // Without the mark it gives up sooner.
-            (Defrag::Always, false) => HARD | __GFP_NOWARN,
-            (Defrag::Always, true) => HARD,
-            (Defrag::Defer, _) => KSWAPD,
-            (Defrag::DeferMadvise | Defrag::Madvise, true) => HARD,
-            (Defrag::DeferMadvise, false) => KSWAPD,
-            (Defrag::Madvise, false) => NOTHING,
-            (Defrag::Never, _) => NOTHING,
-        }
-    }
-
-    /// What `boldest_gfp()` tells of a request with two VMAs.
-    fn boldest(faults: [Flags; 2]) -> Option<Flags> {
-        faults.into_iter().find(|gfp| thp::may_reclaim(*gfp))
-    }
-
-    #[test]
-    fn allocation_is_that_of_the_boldest_fault() {
-        let modes = [
-            Defrag::Always,
-            Defrag::Defer,
-            Defrag::DeferMadvise,
-            Defrag::Madvise,
-            Defrag::Never,
-        ];
-
-        every(|asked, _, policy| {
-            let Ok(policy) = policy else { return };
-
-            for mode in modes {
-                for (advised, other_advised) in
-                    [(false, false), (false, true), (true, false), (true, true)]
-                {
-                    let (own, other) = (fault(mode, advised), fault(mode, other_advised));
-                    let mut walked = false;
-                    let gfp = policy.gfp(own, || {
-                        walked = true;
-                        Ok(boldest([own, other]))
-                    });
-                    let gated = matches!(mode, Defrag::DeferMadvise | Defrag::Madvise);
-                    let expected = match (asked.defrag, advised || !gated, other_advised) {
-                        (true, _, _) => thp::GFP_TRANSHUGE,
-                        // What the window's own VMA has to say is enough.
-                        (false, true, _) => own,
-                        (false, false, true) => HARD,
-                        (false, false, false) => own,
-                    };
-
-                    assert!(gfp == Ok(expected));
-                    // Nobody pays for looking at VMAs when it makes no difference.
-                    let matters = !asked.defrag && !thp::may_reclaim(own);
-
-                    assert_eq!(walked, matters);
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn a_signal_while_looking_at_vmas_is_passed_on() {
-        if let Ok(policy) = Policy::new(asked(false, false), Caller::Owner, || SYSFS) {
-            assert!(policy.gfp(NOTHING, || Err(EINTR)) == Err(EINTR));
-            assert!(policy.gfp(NOTHING, || Ok(None)) == Ok(NOTHING));
-        }
     }
 }

@@ -1,154 +1,116 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What windows need on their way, allocated while nothing is held and kept for the next window
-//! when one did not use it.
+//! Allocating what a window needs, while nothing is held.
 
 use crate::{
-    control::BATCH_MAX,
-    remap::Whole,
-    sources::Snapshot,
-    window::{
-        Room,
-        Window, //
-    },
+    gfp::Gfp,
+    outcome::Refusal,
+    pool::{
+        Pool,
+        Prealloc, //
+    }, //
 };
-use kernel::{
-    alloc::{
-        AllocError,
-        KVBox,
-        KVec, //
-    },
-    mm::internal::{
+use kernel::mm::{
+    internal::{
         folio::{
-            HugeFolio,
-            NodeMask, //
+            ChargeError,
+            UnchargedFolio, //
         },
+        nodemask::NodeMask,
         pgtable::PteTable,
+        stat::{
+            self,
+            CollapseEvent, //
+        },
+        thp,
     },
-    prelude::*,
+    MmWithUser, //
 };
 
-/// All that a window needs to be collapsed.
-pub(crate) struct Prealloc<'mm> {
-    pub(crate) folio: HugeFolio,
-    /// The PTE table that is deposited with the folio.
-    pub(crate) table: PteTable<'mm>,
-    pub(crate) snapshot: KVBox<Snapshot>,
+/// How hard to try to allocate the huge page of a window, and to charge it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// As hard as the policy allows.
+    Full,
+    /// Neither reclaim nor compaction: another window can go first, and leaves its base pages
+    /// behind.
+    Least,
 }
 
-/// A window with all that it needs.
-pub(crate) struct Prepared<'mm> {
-    pub(crate) window: Window,
-    pub(crate) prealloc: Prealloc<'mm>,
-}
-
-/// The windows of a batch, with all that they need.
-pub(crate) struct Provided<'mm> {
-    /// Those that are to be copied.
-    pub(crate) pages: Room<Prepared<'mm>>,
-    /// Those that map a whole huge page.
-    pub(crate) wholes: Room<Whole<'mm>>,
-}
-
-impl<'mm> Provided<'mm> {
-    /// Makes room for `nr` windows of each kind.
-    pub(crate) fn new(nr: usize) -> Result<Self, AllocError> {
-        Ok(Self {
-            pages: Room::new(nr)?,
-            wholes: Room::new(nr)?,
-        })
-    }
-
-    /// How many windows they are.
-    pub(crate) fn len(&self) -> usize {
-        self.pages.len().saturating_add(self.wholes.len())
-    }
-
-    /// The window with the lowest address.
-    pub(crate) fn first(&self) -> Option<Window> {
-        let pages = self.pages.iter().next().map(|prepared| prepared.window);
-        let wholes = self.wholes.iter().next().map(|whole| whole.window);
-
-        Iterator::chain(pages.into_iter(), wholes).min_by_key(|window| window.addr)
-    }
-
-    /// Takes the window with the lowest address away.
-    pub(crate) fn drop_first(&mut self, pool: &mut Pool<'mm>) {
-        let Some(first) = self.first() else { return };
-
-        if self
-            .wholes
-            .iter()
-            .next()
-            .is_some_and(|whole| whole.window.addr == first.addr)
-        {
-            drop(self.wholes.take_first());
-        } else if let Some(prepared) = self.pages.take_first() {
-            pool.keep(prepared.prealloc);
-        }
-    }
-}
-
-/// What was allocated and is not in use.
+/// Allocates what a window needs, or takes it from the pool. May sleep, and reclaim and compact as
+/// far as the policy and `effort` let it.
 ///
-/// This is all that the passes of a batch get to see: they cannot allocate through it.
-///
-/// There is one [`Prealloc`] for each window of a batch, and a new one is only made when none is
-/// left over. One more exists for a moment where one on another node is exchanged for it.
-pub(crate) struct Pool<'mm> {
-    preallocs: KVec<Prealloc<'mm>>,
-    snapshots: KVec<KVBox<Snapshot>>,
+/// `nid` is the node that the folio shall lie on, `nodes` those that are as good.
+pub(crate) fn prealloc<'mm>(
+    pool: &mut Pool<'mm>,
+    mm: &'mm MmWithUser,
+    gfp: &mut Gfp<'_>,
+    nid: usize,
+    nodes: &NodeMask,
+    effort: Effort,
+) -> Result<Prealloc<'mm>, Refusal> {
+    pool.make_room().map_err(|_| Refusal::NoMemory)?;
+    if let Some(near) = pool.take_near(nid, nodes) {
+        return Ok(near);
+    }
+
+    // One on the wrong node is better than none, but not better than to go later.
+    let far = pool.take_any();
+    match (prealloc_new(pool, mm, gfp, nid, nodes, effort), far) {
+        (Err(refusal), Some(far)) if effort == Effort::Full && refusal != Refusal::Killed => {
+            Ok(far)
+        }
+        (Err(refusal), Some(far)) => {
+            pool.keep(far);
+            Err(refusal)
+        }
+        (Ok(near), Some(far)) => {
+            drop(far);
+            Ok(near)
+        }
+        (result, None) => result,
+    }
 }
 
-impl<'mm> Pool<'mm> {
-    /// An empty pool, that costs nothing where all is huge already.
-    pub(crate) fn new() -> Self {
-        Self {
-            preallocs: KVec::new(),
-            snapshots: KVec::new(),
+fn prealloc_new<'mm>(
+    pool: &mut Pool<'mm>,
+    mm: &'mm MmWithUser,
+    gfp: &mut Gfp<'_>,
+    nid: usize,
+    nodes: &NodeMask,
+    effort: Effort,
+) -> Result<Prealloc<'mm>, Refusal> {
+    let gfp = match effort {
+        Effort::Full => gfp.get()?,
+        Effort::Least => thp::without_reclaim(gfp.get()?),
+    };
+    let Ok(folio) = UnchargedFolio::alloc(gfp, nid, nodes) else {
+        if effort == Effort::Full {
+            stat::count(CollapseEvent::AllocFailed);
         }
-    }
+        return Err(Refusal::NoHugePage);
+    };
 
-    /// Makes room for all that a batch can give back.
-    pub(crate) fn make_room(&mut self) -> Result<(), AllocError> {
-        if self.preallocs.capacity() < BATCH_MAX {
-            self.preallocs.reserve(BATCH_MAX, GFP_KERNEL)?;
-        }
-        if self.snapshots.capacity() < BATCH_MAX {
-            self.snapshots.reserve(BATCH_MAX, GFP_KERNEL)?;
-        }
-        Ok(())
+    if effort == Effort::Full {
+        stat::count(CollapseEvent::Alloc);
     }
-
-    /// Takes back what was not used. What there is no room for is freed.
-    pub(crate) fn keep(&mut self, prealloc: Prealloc<'mm>) {
-        drop(self.preallocs.push_within_capacity(prealloc));
+    let folio = folio.charge(mm, gfp).map_err(|err| match err {
+        ChargeError::Limit => Refusal::Charge,
+        ChargeError::NoMemory => Refusal::NoHugePage,
+    })?;
+    // Its window will ask again for one that could not be charged: not to be counted twice.
+    if effort == Effort::Least {
+        stat::count(CollapseEvent::Alloc);
     }
+    folio.count_memcg_alloc();
 
-    /// Takes back the buffer of a window that was collapsed.
-    pub(crate) fn keep_snapshot(&mut self, snapshot: KVBox<Snapshot>) {
-        drop(self.snapshots.push_within_capacity(snapshot));
-    }
+    // Allocations that may reclaim, whatever the effort, are made when the huge page is at hand.
+    let table = PteTable::alloc(mm).map_err(|_| Refusal::NoMemory)?;
+    let snapshot = pool.take_snapshot().map_err(|_| Refusal::NoMemory)?;
 
-    /// Finds one whose folio lies on a good node.
-    pub(crate) fn take_near(&mut self, nid: usize, nodes: &NodeMask) -> Option<Prealloc<'mm>> {
-        let near = self.preallocs.iter().position(|prealloc| {
-            prealloc.folio.nid() == nid || nodes.contains(prealloc.folio.nid())
-        })?;
-
-        self.preallocs.remove(near).ok()
-    }
-
-    /// Takes any.
-    pub(crate) fn take_any(&mut self) -> Option<Prealloc<'mm>> {
-        self.preallocs.pop()
-    }
-
-    /// A buffer, which may be new. May sleep.
-    pub(crate) fn take_snapshot(&mut self) -> Result<KVBox<Snapshot>, AllocError> {
-        match self.snapshots.pop() {
-            Some(snapshot) => Ok(snapshot),
-            None => KVBox::zeroed(GFP_KERNEL),
-        }
-    }
+    Ok(Prealloc {
+        folio,
+        table,
+        snapshot,
+    })
 }

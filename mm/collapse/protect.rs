@@ -3,7 +3,8 @@
 //! Making the sources of a window read-only, while they stay mapped.
 //!
 //! Reads of the window go on, and a write costs one page fault, which makes the page writable
-//! again. What was written until the switch is found there by its PTE, and copied again.
+//! again. The switch finds by their PTEs the pages that were written until then, and copies them
+//! again.
 //!
 //! # Why a write cannot be missed
 //!
@@ -29,25 +30,30 @@
 
 use crate::{
     copy::Copied,
+    judge::PteCounts,
     outcome::Refusal,
     policy::Limits,
-    prealloc::{
+    pool::{
         Prealloc,
         Prepared, //
+    },
+    snapshot::{
+        source_page,
+        SlotSet,
+        Snapshot, //
     },
     sources::{
         check_refs,
         lock_sources,
-        source_page,
         Held,
         NotTaken,
-        PteCounts,
-        SlotSet,
-        Snapshot,
         Sources, //
     },
     trace,
-    window::Room, //
+    window::{
+        Failed,
+        Room, //
+    },
 };
 use core::marker::PhantomData;
 use kernel::{
@@ -133,8 +139,8 @@ impl<'v> Sources<'v> for Pinned<'v> {
     }
 
     #[inline(always)]
-    fn change(left: Pte, now: Pte) -> Change {
-        now.change_since(left)
+    fn change(installed: Pte, now: Pte) -> Change {
+        now.change_since(installed)
     }
 
     fn count(&self) -> Result<(), Refusal> {
@@ -163,19 +169,24 @@ fn unpin_unlock(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
     // SAFETY: By the type invariants of `Pinned` the folios are pinned.
     unsafe { snapshot.folios.count_pins(false) };
 
-    if let Some(mut table) = slot.lock_table() {
-        let Snapshot { ptes, left, folios } = snapshot;
+    if let Ok(mut table) = slot.lock_table_or_pmd() {
+        let Snapshot {
+            ptes,
+            installed,
+            folios,
+        } = snapshot;
 
         // From here on, what is left in a slot tells whether it maps its source.
-        for ((slot, source), left) in table.slots().zip(ptes.iter()).zip(left.iter_mut()) {
+        for ((slot, source), installed) in table.slots().zip(ptes.iter()).zip(installed.iter_mut())
+        {
             let now = slot.read();
             let mapped = !source.is_none() && now.is_present() && now.pfn() == source.pfn();
 
-            *left = if mapped { now } else { Pte::NONE };
+            *installed = if mapped { now } else { Pte::NONE };
         }
         let mut slots = ptes
             .iter()
-            .zip(left.iter())
+            .zip(installed.iter())
             .filter(|(source, _)| !source.is_none());
         // SAFETY: The folio is pinned: those of earlier slots may be not, but are passed.
         let folio_of = |source: Pte| unsafe { source_page(source) }.folio().as_non_null();
@@ -184,7 +195,7 @@ fn unpin_unlock(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
         folios.retain_small(|ptr| {
             let mapped = slots
                 .find(|(source, _)| folio_of(**source) == ptr)
-                .is_some_and(|(_, left)| !left.is_none());
+                .is_some_and(|(_, installed)| !installed.is_none());
 
             if mapped {
                 // SAFETY: The mapping keeps the folio, whose lock and pin are ours.
@@ -192,12 +203,12 @@ fn unpin_unlock(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
             }
             !mapped
         });
-        folios.retain_recurring(|ptr| {
+        folios.retain_multi(|ptr| {
             // All folios that are still mapped are kept by that.
             let mapped = ptes
                 .iter()
-                .zip(left.iter())
-                .any(|(source, left)| !left.is_none() && folio_of(*source) == ptr);
+                .zip(installed.iter())
+                .any(|(source, installed)| !installed.is_none() && folio_of(*source) == ptr);
 
             if mapped {
                 // SAFETY: As above.
@@ -208,7 +219,7 @@ fn unpin_unlock(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
     }
 
     let folios = &mut snapshot.folios;
-    for folio in folios.recurring() {
+    for folio in folios.multi() {
         // SAFETY: The folio is pinned, and we locked it once.
         let lock = unsafe { FolioLock::adopt(Folio::from_raw(folio)) };
 
@@ -217,7 +228,7 @@ fn unpin_unlock(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
         }
     }
     let mut batch: Option<PutBatch> = None;
-    for folio in folios.recurring() {
+    for folio in folios.multi() {
         // SAFETY: The pin is ours, and the folio was unlocked.
         unsafe { batch.get_or_insert_with(PutBatch::new).unpin(folio) };
     }
@@ -256,9 +267,9 @@ impl<'v, 'mm> Judged<'v, 'mm> {
         prepared: Prepared<'mm>,
         limits: &Limits,
         _pinnable: &Pinnable<'v>,
-    ) -> Result<Self, (Prepared<'mm>, NotTaken)> {
+    ) -> Result<Self, Failed<Prepared<'mm>, NotTaken>> {
         let Some(mut table) = slot.lock_table() else {
-            return Err((prepared, Refusal::Raced.into()));
+            return Err(Failed::new(prepared, Refusal::Raced));
         };
         let Prepared {
             window,
@@ -297,7 +308,7 @@ impl<'v, 'mm> Judged<'v, 'mm> {
             Err(cause) => {
                 drop(table);
                 trace::isolated(counts.empty(), Some(cause.refusal()));
-                Err((held.give_back(), cause))
+                Err(Failed::new(held.give_back(), cause))
             }
         }
     }
@@ -337,20 +348,17 @@ impl<'v, W> Unflushed<'v, Room<W>> {
 
 /// Windows whose sources are locked.
 impl<'v, 'mm, S: Sources<'v>> Unflushed<'v, Room<Held<'mm, S>>> {
-    /// Whether a recurring folio is locked for one of them.
-    pub(crate) fn have_recurring(&self, folio: FolioPtr) -> bool {
+    /// Returns whether a folio that several PTEs may map is locked for one of them.
+    pub(crate) fn have_multi(&self, folio: FolioPtr) -> bool {
         self.windows
             .iter()
-            .any(|window| window.sources.has_recurring(folio))
+            .any(|window| window.sources.has_multi(folio))
     }
 }
 
 impl<'v, 'mm> Unflushed<'v, Room<Held<'mm, Pinned<'v>>>> {
     /// Makes the PTEs of a window read-only, and adds the window unless it is refused then.
-    pub(crate) fn protect(
-        &mut self,
-        judged: Judged<'v, 'mm>,
-    ) -> Result<(), (Prepared<'mm>, Refusal)> {
+    pub(crate) fn protect(&mut self, judged: Judged<'v, 'mm>) -> Result<(), Failed<Prepared<'mm>>> {
         let Judged {
             mut table,
             mut held,
@@ -365,7 +373,7 @@ impl<'v, 'mm> Unflushed<'v, Room<Held<'mm, Pinned<'v>>>> {
                 self.windows.put(held);
                 Ok(())
             }
-            Err(refusal) => Err((held.give_back(), refusal)),
+            Err(refusal) => Err(Failed::new(held.give_back(), refusal)),
         }
     }
 }
@@ -377,17 +385,21 @@ fn protect_sources(
     snapshot: &mut Snapshot,
     owed: &OwedFlush<'_, Touched>,
 ) -> Result<(), Refusal> {
-    let Snapshot { ptes, left, folios } = snapshot;
+    let Snapshot {
+        ptes,
+        installed,
+        folios,
+    } = snapshot;
 
     for mut slot in table.slots() {
         slot.write_protect(owed);
     }
     // Pairs with GUP-fast, which takes a reference and then reads the PTE again.
     smp_mb(Full);
-    for ((slot, source), left) in table.slots().zip(ptes).zip(left) {
+    for ((slot, source), installed) in table.slots().zip(ptes).zip(installed) {
         if !source.is_none() {
             // Until it was read-only, hardware may have set the dirty bit.
-            *left = slot.read();
+            *installed = slot.read();
         }
     }
     check_refs::<1>(folios)
@@ -404,13 +416,13 @@ impl<'v, 'mm> Unflushed<'v, Reprotected<'v, 'mm>> {
     pub(crate) fn protect_again(
         mut copied: Copied<'mm, Pinned<'v>>,
         owed: OwedFlush<'v, Touched>,
-    ) -> Result<Self, (Prepared<'mm>, Refusal)> {
+    ) -> Result<Self, Failed<Prepared<'mm>>> {
         match protect_written(&mut copied.sources, &owed) {
             Ok(written) => Ok(Self {
                 owed,
                 windows: Reprotected { copied, written },
             }),
-            Err(refusal) => Err((copied.give_back(), refusal)),
+            Err(refusal) => Err(Failed::new(copied.give_back(), refusal)),
         }
     }
 }
@@ -420,11 +432,13 @@ fn protect_written(
     owed: &OwedFlush<'_, Touched>,
 ) -> Result<SlotSet, Refusal> {
     let mut table = sources.slot.lock_table().ok_or(Refusal::Raced)?;
-    let Snapshot { left, folios, .. } = &mut *sources.guard.1;
+    let Snapshot {
+        installed, folios, ..
+    } = &mut *sources.guard.1;
     let mut written = SlotSet::default();
 
-    for (nr, (mut slot, left)) in table.slots().zip(left.iter()).enumerate() {
-        match slot.read().change_since(*left) {
+    for (nr, (mut slot, installed)) in table.slots().zip(installed.iter()).enumerate() {
+        match slot.read().change_since(*installed) {
             Change::Same => {}
             Change::Written => {
                 slot.write_protect(owed);
@@ -435,9 +449,9 @@ fn protect_written(
     }
     // As in `protect_sources()`.
     smp_mb(Full);
-    for (nr, (slot, left)) in table.slots().zip(left).enumerate() {
+    for (nr, (slot, installed)) in table.slots().zip(installed).enumerate() {
         if written.contains(nr) {
-            *left = slot.read();
+            *installed = slot.read();
         }
     }
     check_refs::<1>(folios)?;
@@ -449,7 +463,7 @@ impl<'v, 'mm> Reprotected<'v, 'mm> {
     pub(crate) fn copy_again(
         self,
         held: &mut trace::Held,
-    ) -> Result<Copied<'mm, Pinned<'v>>, (Prepared<'mm>, Refusal)> {
+    ) -> Result<Copied<'mm, Pinned<'v>>, Failed<Prepared<'mm>>> {
         let Self {
             mut copied,
             written,
@@ -458,7 +472,7 @@ impl<'v, 'mm> Reprotected<'v, 'mm> {
         held.recopied += written.len();
         match copied.copy_slots(written.iter()) {
             Ok(()) => Ok(copied),
-            Err(refusal) => Err((copied.give_back(), refusal)),
+            Err(refusal) => Err(Failed::new(copied.give_back(), refusal)),
         }
     }
 }
@@ -469,8 +483,8 @@ impl<'v> Pinned<'v> {
         let mut table = self.slot.lock_table().ok_or(Refusal::Raced)?;
         let mut written = 0;
 
-        for (slot, left) in table.slots().zip(&self.guard.1.left) {
-            match slot.read().change_since(*left) {
+        for (slot, installed) in table.slots().zip(&self.guard.1.installed) {
+            match slot.read().change_since(*installed) {
                 Change::Same => {}
                 Change::Written => written += 1,
                 Change::Other => return Err(Refusal::Raced),

@@ -5,10 +5,7 @@
 use core::ops::Range;
 use kernel::{
     mm::{
-        internal::stable::{
-            self,
-            Stability, //
-        },
+        internal::stable,
         MmWithUser, //
     },
     page::PAGE_SIZE,
@@ -59,16 +56,16 @@ fn looked_at(segments: &[Segment]) -> impl Iterator<Item = Segment> + '_ {
 #[derive(Clone, Copy)]
 pub(crate) struct Ranges<'a> {
     mm: &'a MmWithUser,
-    stability: Stability,
+    foreign: bool,
     segments: &'a [Segment],
 }
 
 impl<'a> Ranges<'a> {
-    /// The ranges that `segments` describe. With [`Stability::Vma`] they are of the caller's mm.
-    pub(crate) fn new(mm: &'a MmWithUser, stability: Stability, segments: &'a [Segment]) -> Self {
+    /// The ranges that `segments` describe. They are of the caller's mm unless it is `foreign`.
+    pub(crate) fn new(mm: &'a MmWithUser, foreign: bool, segments: &'a [Segment]) -> Self {
         Self {
             mm,
-            stability,
+            foreign,
             segments,
         }
     }
@@ -85,12 +82,12 @@ impl<'a> Ranges<'a> {
     /// `EINVAL` when the segment cannot be served, `EINTR` when a fatal signal came.
     pub(crate) fn pages(&self, segment: Segment) -> Result<Range<usize>> {
         let pages = segment.pages()?;
-        let start = match self.stability {
-            Stability::Vma => stable::untagged_addr(pages.start),
-            Stability::Mmap => self
-                .mm
+        let start = if self.foreign {
+            self.mm
                 .mmap_read_lock_killable()?
-                .untagged_addr(pages.start),
+                .untagged_addr(pages.start)
+        } else {
+            stable::untagged_addr(pages.start)
         };
 
         Ok(start..start.saturating_add(pages.len()))

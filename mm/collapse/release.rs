@@ -3,11 +3,11 @@
 //! Giving up the sources of a window that was collapsed.
 
 use crate::{
-    sources::{
+    snapshot::{
         source_page,
-        Snapshot,
-        Sources, //
+        Snapshot, //
     },
+    sources::Sources,
     window::Window, //
 };
 use kernel::{
@@ -15,13 +15,13 @@ use kernel::{
     mm::{
         internal::{
             folio::{
-                self,
                 Folio,
                 FolioLock,
                 FolioPtr,
                 OwnedRefs,
                 PutBatch, //
             },
+            lru,
             pgtable::{
                 DetachedTable,
                 Pte, //
@@ -43,12 +43,12 @@ pub(crate) struct Switched<'v> {
     before: ScopeGuard<Before<'v>, fn(Before<'v>)>,
 }
 
-/// What a window had before.
+/// The table and the sources that a window had before.
 struct Before<'v> {
     table: DetachedTable<'v>,
     vma: &'v VmaRef,
     snapshot: KVBox<Snapshot>,
-    /// What is held of each source.
+    /// The references to each source that are ours.
     refs: OwnedRefs,
 }
 
@@ -80,7 +80,7 @@ impl<'v> Switched<'v> {
     }
 }
 
-/// Consecutive pages of a recurring folio, mapped by consecutive PTEs.
+/// Consecutive pages of a folio that several PTEs may map, mapped by consecutive PTEs.
 struct Run {
     pte: Pte,
     folio: FolioPtr,
@@ -94,7 +94,8 @@ impl Run {
     }
 }
 
-/// Calls `f` for the sources that may recur, those that follow each other in a folio together.
+/// Calls `f` for the sources that several PTEs may map: those that follow each other in a folio
+/// together.
 ///
 /// # Safety
 ///
@@ -109,7 +110,7 @@ unsafe fn for_each_run(ptes: &[Pte], mut f: impl FnMut(Run)) {
         // SAFETY: The caller holds the reference.
         let folio = unsafe { source_page(*pte) }.folio();
 
-        if !folio.may_recur() {
+        if !folio.maybe_mapped_by_many_ptes() {
             continue;
         }
         match &mut run {
@@ -135,10 +136,10 @@ impl Before<'_> {
     /// Drops rmaps, locks and references of the sources, in this order.
     ///
     /// Waiters for the lock of a folio may have found it by its migration entry, and have no
-    /// reference until they are woken: so the lock goes before the reference. A folio that may
-    /// recur still may do so without its lock: a large folio cannot be split as long as it has
-    /// references that its mappings do not explain, and those that we have not dropped yet are
-    /// such; and what KSM has merged once stays KSM's.
+    /// reference until they are woken: so the lock goes before the reference. A folio that
+    /// several PTEs may map stays one without its lock: a large folio cannot be split as long as
+    /// it has references that its mappings do not explain, and those that we have not dropped yet
+    /// are such; and what KSM has merged once stays KSM's.
     fn release(&mut self) {
         let Self {
             table,
@@ -148,13 +149,13 @@ impl Before<'_> {
         } = self;
         let Snapshot { ptes, folios, .. } = &mut **snapshot;
         let pinned = *refs == OwnedRefs::MappingAndPin;
-        let recurs = folios.recurring().next().is_some();
+        let multi = folios.multi().next().is_some();
         let lock = table.lock();
 
         // SAFETY: The table that mapped the folios is locked. Their PTEs are gone, the references
         // of these are ours.
         unsafe { folios.remove_rmap_of_small(vma) };
-        if recurs {
+        if multi {
             // SAFETY: As above, and the pages of a run belong to one folio and follow each other.
             // The references are ours until they are dropped below.
             unsafe { for_each_run(ptes, |run| source_page(run.pte).remove_rmap(run.nr, vma)) };
@@ -162,15 +163,15 @@ impl Before<'_> {
         drop(lock);
         if vma.flags() & flags::LOCKED != 0 {
             // munlock is batched, and such a batch has references.
-            folio::mlock_drain();
+            lru::mlock_drain();
         }
         if pinned {
             // SAFETY: The folios are referenced until they are put below.
             unsafe { folios.count_pins(false) };
         }
 
-        if recurs {
-            for folio in folios.recurring() {
+        if multi {
+            for folio in folios.multi() {
                 // SAFETY: The folio is referenced, and we locked it once.
                 let lock = unsafe { FolioLock::adopt(Folio::from_raw(folio)) };
 
@@ -183,7 +184,7 @@ impl Before<'_> {
             // dropped here. CAST: A run has no more than 512 pages.
             unsafe { for_each_run(ptes, |run| batch.put(run.folio, run.nr as u32)) };
             if pinned {
-                for folio in folios.recurring() {
+                for folio in folios.multi() {
                     // SAFETY: The pin is ours.
                     unsafe { batch.unpin(folio) };
                 }

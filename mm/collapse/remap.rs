@@ -12,8 +12,7 @@
 
 use crate::{
     outcome::Refusal,
-    trace,
-    window::Window, //
+    trace, //
 };
 use kernel::{
     mm::internal::pgtable::{
@@ -22,13 +21,6 @@ use kernel::{
     },
     sync::aref::ARef, //
 };
-
-/// A window whose PTEs seem to map a whole huge page.
-pub(crate) struct Whole<'mm> {
-    pub(crate) window: Window,
-    /// The PTE table that is deposited with the huge page.
-    pub(crate) deposit: PteTable<'mm>,
-}
 
 /// Why the huge page of a window could not be mapped.
 pub(crate) enum NotRemapped {
@@ -52,9 +44,7 @@ pub(crate) fn remap<'v, 'mm: 'v>(
         return Err(NotRemapped::Refused(Refusal::Raced));
     };
     // Once the table is unlocked, nothing else keeps the folio.
-    let folio = table.first_pmd_folio().map(ARef::from);
-    drop(table);
-    let Some(folio) = folio else {
+    let Some(folio) = table.first_pmd_folio().map(ARef::from) else {
         return Err(NotRemapped::Changed);
     };
     // The lock keeps the folio from being split, and out of the swap cache.
@@ -63,6 +53,11 @@ pub(crate) fn remap<'v, 'mm: 'v>(
     };
 
     lock.free_swap();
+    // Looked at now, since it takes longer than to compare the entries when they are hidden.
+    let Some(exclusive) = table.exclusive_folio(&folio, &lock) else {
+        return Err(NotRemapped::Changed);
+    };
+    drop(table);
     let result = {
         let pmd = slot.lock();
 
@@ -71,7 +66,7 @@ pub(crate) fn remap<'v, 'mm: 'v>(
         match hidden {
             Some(hidden) => hidden
                 .lock()
-                .remap(&folio, &lock, deposit, || held.untouchable_end())
+                .remap(exclusive, deposit, || held.untouchable_end())
                 .map_err(|_| {
                     held.untouchable_end();
                     NotRemapped::Changed

@@ -3,34 +3,39 @@
 //! Judging windows: which are huge already, which cannot be collapsed, and what the others need.
 
 use crate::{
+    judge::{
+        judge_page,
+        judge_softleaf,
+        PteCounts, //
+    },
     node::NodeLoad,
     outcome::Refusal,
     policy::Limits,
-    sources::PteCounts,
-    trace,
     window::{
         Way,
         Window, //
     },
 };
+use core::ops::Range;
 use kernel::{
     mm::{
         internal::{
-            folio::{
-                Folio,
-                NodeMask,
-                PageRef, //
-            },
+            nodemask::NodeMask,
             pgtable::{
-                Entry,
-                Leaf,
                 PmdKind,
-                Pte,
-                PteTableGuard, //
+                PteKind,
+                PteTableGuard,
+                Softleaf,
+                PMD_SIZE,
+                PUD_SIZE, //
             },
             stat::{
                 self,
                 CollapseEvent, //
+            },
+            trace::{
+                self,
+                ScanResult, //
             },
         },
         virt::VmaRef, //
@@ -38,7 +43,7 @@ use kernel::{
     sync::aref::ARef,
 };
 
-/// What a scan finds in a window.
+/// The result of scanning a window.
 pub(crate) enum Found {
     /// A huge page, mapped or being moved: nothing to do.
     Huge,
@@ -54,7 +59,7 @@ pub(crate) enum Candidate {
     Pages(Needs),
 }
 
-/// What a window needs that is to be copied.
+/// The needs of a window that is to be copied.
 pub(crate) struct Needs {
     /// The node that most of its pages lie on.
     pub(crate) nid: usize,
@@ -64,37 +69,6 @@ pub(crate) struct Needs {
     pub(crate) swapped: usize,
     /// How many slots hold a page that is being moved, which is to be waited for.
     pub(crate) moving: usize,
-}
-
-/// Whether a page of a folio, which a PTE maps, can be a source.
-///
-/// # Context
-///
-/// The PTE table is locked.
-#[inline(always)]
-pub(crate) fn judge_page(pte: Pte, page: PageRef<'_>, folio: &Folio) -> Result<(), Refusal> {
-    if pte.is_uffd() {
-        return Err(Refusal::Uffd);
-    }
-    if !folio.is_anon() || folio.is_zone_device() {
-        return Err(Refusal::Foreign);
-    }
-    if page.is_hwpoison() {
-        return Err(Refusal::Poisoned);
-    }
-    Ok(())
-}
-
-/// What a non-present entry means for its window: whether it can be faulted in.
-pub(crate) fn judge_leaf(pte: Pte, leaf: Leaf) -> Result<(), Refusal> {
-    match leaf {
-        Leaf::Swap | Leaf::Migration if pte.is_swp_uffd_any() => Err(Refusal::Uffd),
-        Leaf::Swap | Leaf::Migration => Ok(()),
-        Leaf::Device => Err(Refusal::Foreign),
-        Leaf::HwPoison => Err(Refusal::Poisoned),
-        Leaf::Marker if pte.is_swp_uffd_any() => Err(Refusal::Uffd),
-        Leaf::Marker => Err(Refusal::Marker),
-    }
 }
 
 /// Scans a window.
@@ -108,7 +82,13 @@ pub(crate) fn scan(
     let mut absent = Absent::default();
     let found = scan_window(vma, window, limits, load, &mut counts, &mut absent);
 
-    trace::scanned(vma.mm(), counts.empty(), absent.swapped, &found);
+    let result = match &found {
+        Ok(Found::Huge) => ScanResult::PMD_MAPPED,
+        Ok(Found::Candidate(_)) => ScanResult::SUCCEED,
+        Err(refusal) => (*refusal).into(),
+    };
+
+    trace::scanned(vma.mm(), counts.empty(), absent.swapped, result);
     found
 }
 
@@ -147,14 +127,14 @@ fn scan_window(
         return Ok(Found::Candidate(Candidate::Whole));
     }
     for slot in table.slots() {
-        match slot.look() {
-            Entry::None => counts.holes += 1,
-            Entry::Zero => counts.zeroes += 1,
-            Entry::Special => return Err(Refusal::Foreign),
-            Entry::Leaf(pte, leaf) => {
-                judge_leaf(pte, leaf)?;
+        match slot.classify() {
+            PteKind::None => counts.holes += 1,
+            PteKind::Zero => counts.zeroes += 1,
+            PteKind::Special => return Err(Refusal::Foreign),
+            PteKind::Softleaf(pte, softleaf) => {
+                judge_softleaf(pte, softleaf)?;
                 // A page that is being moved is not swapped out, and will be back in a moment.
-                if leaf == Leaf::Migration {
+                if softleaf == Softleaf::Migration {
                     absent.moving += 1;
                     continue;
                 }
@@ -164,7 +144,7 @@ fn scan_window(
                     return Err(Refusal::TooManySwapped);
                 }
             }
-            Entry::Page(pte, page) => {
+            PteKind::Page(pte, page) => {
                 let folio = page.folio();
 
                 judge_page(pte, page, folio)?;
@@ -193,18 +173,33 @@ fn scan_window(
     })))
 }
 
-/// Returns whether a table maps a whole huge page. References to it do not matter: it stays.
+/// Returns whether a table seems to map a whole huge page. References to it do not matter: it
+/// stays.
 #[inline(always)]
 fn maps_whole(table: &mut PteTableGuard<'_>) -> Result<bool, Refusal> {
     let Some(folio) = table.first_pmd_folio().map(ARef::from) else {
         return Ok(false);
     };
 
-    if !table.maps_whole(&folio) {
+    if !table.seems_whole(&folio) {
         return Ok(false);
     }
     if folio.is_locked() {
         return Err(Refusal::Locked);
     }
     Ok(true)
+}
+
+/// Returns the first window of `range` that is not huge, or where to go on: the end of `range`, or
+/// of a PMD table, so that a lock is not held without bound.
+pub(crate) fn first_not_huge(vma: &VmaRef, range: Range<usize>) -> usize {
+    let mut addr = range.start;
+
+    while vma.pmd(addr).map(|slot| slot.read().kind()) == Some(PmdKind::Huge) {
+        addr += PMD_SIZE;
+        if addr >= range.end || addr % PUD_SIZE == 0 {
+            break;
+        }
+    }
+    addr
 }

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is known of the sources of a window while it is collapsed.
+//! Locking the sources of a window, and counting their references.
 
 use crate::{
-    entry::fail_count,
+    hooks::fail_count,
+    judge::{
+        judge_page,
+        judge_softleaf,
+        PteCounts, //
+    },
     outcome::Refusal,
     policy::Limits,
-    prealloc::{
+    pool::{
         Prealloc,
         Prepared, //
     },
-    scan::{
-        judge_leaf,
-        judge_page, //
-    },
+    snapshot::Snapshot,
     window::Window, //
 };
 use core::ffi::c_int;
@@ -24,132 +26,22 @@ use kernel::{
             Folio,
             FolioLock,
             FolioPtr,
+            Full,
             HugeFolio,
             MappedFolios,
             OwnedRefs,
-            PageRef,
             Unexpected, //
         },
         pgtable::{
             Change,
-            Entry,
             PmdSlot,
             Pte,
+            PteKind,
             PteSlot,
-            PteTable,
-            PTRS_PER_PTE, //
-        },
-        stat::{
-            self,
-            CollapseEvent, //
+            PteTable, //
         },
     }, //
 };
-use pin_init::Zeroable;
-
-/// What was found in the slots of a window, and what was left there.
-#[derive(Zeroable)]
-pub(crate) struct Snapshot {
-    /// The PTEs of the sources; none where there is no source.
-    pub(crate) ptes: [Pte; PTRS_PER_PTE],
-    /// What was left in each slot: a read-only PTE or a migration entry for a source, and what
-    /// there was for holes and zero pages.
-    pub(crate) left: [Pte; PTRS_PER_PTE],
-    /// The folios of the sources.
-    pub(crate) folios: MappedFolios,
-}
-
-/// The page that a PTE of a snapshot maps.
-///
-/// # Safety
-///
-/// A reference to the page is held for `'a`: that of the mapping, or a pin.
-#[inline(always)]
-pub(crate) unsafe fn source_page<'a>(pte: Pte) -> PageRef<'a> {
-    // SAFETY: Only PTEs of refcounted pages are saved, and the caller vouches for the reference.
-    unsafe { PageRef::from_pfn(pte.pfn()) }
-}
-
-const WORDS: usize = PTRS_PER_PTE / 64;
-
-/// Slots of a window.
-#[derive(Default)]
-pub(crate) struct SlotSet {
-    words: [u64; WORDS],
-    len: usize,
-}
-
-impl SlotSet {
-    /// Adds a slot that is not in the set.
-    #[inline]
-    pub(crate) fn insert(&mut self, nr: usize) {
-        if let Some(word) = self.words.get_mut(nr / 64) {
-            *word |= 1 << (nr % 64);
-            self.len += 1;
-        }
-    }
-
-    pub(crate) fn contains(&self, nr: usize) -> bool {
-        self.words
-            .get(nr / 64)
-            .is_some_and(|word| word & (1 << (nr % 64)) != 0)
-    }
-
-    /// How many they are.
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Their numbers, in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.words.iter().enumerate().flat_map(|(i, word)| {
-            (0..64)
-                .filter(move |bit| word & (1 << bit) != 0)
-                .map(move |bit| 64 * i + bit)
-        })
-    }
-}
-
-/// The PTEs of a window, by kind.
-#[derive(Default)]
-pub(crate) struct PteCounts {
-    pub(crate) sources: usize,
-    shared: usize,
-    pub(crate) holes: usize,
-    pub(crate) zeroes: usize,
-}
-
-impl PteCounts {
-    /// Counts the page of a folio, if other processes may map it.
-    #[inline(always)]
-    pub(crate) fn note_shared(&mut self, folio: &Folio, limits: &Limits) -> Result<(), Refusal> {
-        if limits.shared < PTRS_PER_PTE && folio.maybe_mapped_shared() {
-            self.shared += 1;
-            if self.shared > limits.shared {
-                stat::count(CollapseEvent::ExceedShared);
-                return Err(Refusal::TooManyShared);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a window may be collapsed that has so many holes and zero pages.
-    pub(crate) fn judge_holes(&self, limits: &Limits) -> Result<(), Refusal> {
-        if self.holes == PTRS_PER_PTE {
-            return Err(Refusal::Empty);
-        }
-        if self.empty() > limits.none {
-            stat::count(CollapseEvent::ExceedNone);
-            return Err(Refusal::TooManyHoles);
-        }
-        Ok(())
-    }
-
-    /// Holes and zero pages.
-    pub(crate) fn empty(&self) -> usize {
-        self.holes + self.zeroes
-    }
-}
 
 /// Locks the folios of all sources, and takes `PINS` pins of each. On failure, those that were had
 /// are in the snapshot.
@@ -167,7 +59,7 @@ pub(crate) fn lock_sources<'t, const PINS: c_int>(
     snapshot.folios.clear();
     let result = lock_slots::<PINS>(slots, snapshot, limits, counts, &mut filled);
     if result.is_err() {
-        // What an earlier window has left there.
+        // Forgets entries of an earlier window.
         for source in snapshot.ptes.iter_mut().skip(filled) {
             *source = Pte::NONE;
         }
@@ -183,26 +75,30 @@ fn lock_slots<'t, const PINS: c_int>(
     counts: &mut PteCounts,
     filled: &mut usize,
 ) -> Result<(), NotTaken> {
-    let Snapshot { ptes, left, folios } = snapshot;
+    let Snapshot {
+        ptes,
+        installed,
+        folios,
+    } = snapshot;
     let mut latest: Option<FolioPtr> = None;
 
-    for ((slot, source), left) in slots.zip(ptes).zip(left) {
-        (*source, *left) = match slot.look() {
-            Entry::None => {
+    for ((slot, source), installed) in slots.zip(ptes).zip(installed) {
+        (*source, *installed) = match slot.classify() {
+            PteKind::None => {
                 counts.holes += 1;
                 (Pte::NONE, Pte::NONE)
             }
-            Entry::Zero => {
+            PteKind::Zero => {
                 counts.zeroes += 1;
                 (Pte::NONE, slot.read())
             }
-            Entry::Special => return Err(Refusal::Foreign.into()),
-            Entry::Leaf(pte, leaf) => {
-                // What can be faulted in was: this came since.
-                judge_leaf(pte, leaf)?;
+            PteKind::Special => return Err(Refusal::Foreign.into()),
+            PteKind::Softleaf(pte, softleaf) => {
+                // All pages that can be faulted in were: this entry came later.
+                judge_softleaf(pte, softleaf)?;
                 return Err(Refusal::Raced.into());
             }
-            Entry::Page(pte, page) => {
+            PteKind::Page(pte, page) => {
                 let folio = page.folio();
 
                 judge_page(pte, page, folio)?;
@@ -217,7 +113,7 @@ fn lock_slots<'t, const PINS: c_int>(
                     let lock = unsafe { FolioLock::adopt(folio) };
 
                     lock.mark_dirty();
-                    lock.leave();
+                    lock.keep_locked();
                 }
                 counts.sources += 1;
                 (pte, pte)
@@ -226,7 +122,7 @@ fn lock_slots<'t, const PINS: c_int>(
         *filled += 1;
     }
     counts.judge_holes(limits)?;
-    for folio in folios.recurring() {
+    for folio in folios.multi() {
         // SAFETY: Its mappings in this window hold references.
         unsafe { Folio::from_raw(folio) }.check_refs_racing(PINS)?;
     }
@@ -245,21 +141,21 @@ fn lock_source<const PINS: c_int>(
     match folio.try_lock() {
         Some(lock) => {
             // Asked for now: KSM takes the lock to merge a page.
-            let recurs = folio.may_recur();
+            let multi = folio.maybe_mapped_by_many_ptes();
 
             // There is room for as many as there are slots.
-            if recurs {
-                folios.push_recurring(ptr).ok_or(Refusal::Foreign)?;
+            if multi {
+                folios.push_multi(ptr).map_err(|Full| Refusal::Foreign)?;
             } else {
-                folios.push_small(ptr).ok_or(Refusal::Foreign)?;
+                folios.push_small(ptr).map_err(|Full| Refusal::Foreign)?;
             }
             for _ in 0..PINS {
                 folio.pin();
             }
-            lock.leave();
-            Ok(recurs)
+            lock.keep_locked();
+            Ok(multi)
         }
-        None if folios.recurring().any(|folio| folio == ptr) => Ok(true),
+        None if folios.multi().any(|folio| folio == ptr) => Ok(true),
         None => Err(NotTaken::Locked(ptr)),
     }
 }
@@ -276,7 +172,7 @@ pub(crate) fn check_refs<const PINS: c_int>(folios: &MappedFolios) -> Result<(),
 
     // SAFETY: Our mapping holds a reference, or our pin does.
     unsafe { folios.check_refs_of_small(PINS, then) }?;
-    for folio in folios.recurring() {
+    for folio in folios.multi() {
         // SAFETY: As above.
         unsafe { Folio::from_raw(folio) }.check_refs_racing(PINS)?;
         then()?;
@@ -293,7 +189,7 @@ pub(crate) enum NotTaken {
 }
 
 impl NotTaken {
-    /// What it is to those who do not know the other windows.
+    /// The refusal, for code that does not know the other windows.
     pub(crate) fn refusal(&self) -> Refusal {
         match self {
             NotTaken::Refused(refusal) => *refusal,
@@ -308,15 +204,6 @@ impl From<Refusal> for NotTaken {
     }
 }
 
-impl From<Unexpected> for Refusal {
-    fn from(unexpected: Unexpected) -> Self {
-        match unexpected {
-            Unexpected::Reference => Refusal::Referenced,
-            Unexpected::Pin => Refusal::Pinned,
-        }
-    }
-}
-
 impl From<Unexpected> for NotTaken {
     fn from(unexpected: Unexpected) -> Self {
         NotTaken::Refused(unexpected.into())
@@ -325,28 +212,28 @@ impl From<Unexpected> for NotTaken {
 
 /// The sources of a window, locked. To drop them is to give them back to the process.
 ///
-/// There are two kinds: [`Pinned`], which stay mapped, and [`Isolated`], which have migration
+/// There are two kinds: [`Pinned`], which stay mapped, and [`Unmapped`], which have migration
 /// entries in their place.
 ///
 /// [`Pinned`]: crate::protect::Pinned
-/// [`Isolated`]: crate::isolate::Isolated
+/// [`Unmapped`]: crate::unmap::Unmapped
 pub(crate) trait Sources<'v>: Sized {
-    /// What is held of each small source when its mapping is gone.
+    /// The references to each small source that are ours when its mapping is gone.
     const REFS: OwnedRefs;
 
     /// The window.
     fn slot(&self) -> PmdSlot<'v>;
 
-    /// What was found and left in its slots.
+    /// The entries that were found and left in its slots.
     fn snapshot(&self) -> &Snapshot;
 
     /// How many slots have no source.
     fn holes(&self) -> usize;
 
-    /// What has become of an entry that was left as `left`, and reads as `now`.
-    fn change(left: Pte, now: Pte) -> Change;
+    /// Compares an entry that was left as `installed`, and reads as `now`.
+    fn change(installed: Pte, now: Pte) -> Change;
 
-    /// Whether something else holds the sources, by now. Nobody can get at them through the page
+    /// Checks that nothing else holds the sources, by now. Nothing can get at them through the page
     /// table meanwhile.
     fn count(&self) -> Result<(), Refusal>;
 
@@ -356,18 +243,15 @@ pub(crate) trait Sources<'v>: Sized {
     /// Passes the sources on, to be released.
     fn into_snapshot(self) -> KVBox<Snapshot>;
 
-    /// Whether somebody waits for a page of them.
+    /// Returns whether somebody waits for a page of them.
     fn are_waited_for(&self) -> bool {
         // SAFETY: The sources are referenced.
         unsafe { self.snapshot().folios.have_waiters() }
     }
 
-    /// Whether a recurring folio is among them.
-    fn has_recurring(&self, folio: FolioPtr) -> bool {
-        self.snapshot()
-            .folios
-            .recurring()
-            .any(|recurring| recurring == folio)
+    /// Returns whether a folio that several PTEs may map is among them.
+    fn has_multi(&self, folio: FolioPtr) -> bool {
+        self.snapshot().folios.multi().any(|multi| multi == folio)
     }
 }
 

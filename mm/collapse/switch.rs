@@ -24,13 +24,16 @@ use crate::{
     copy::Copied,
     outcome::Refusal,
     release::Switched,
-    sources::{
+    snapshot::{
         source_page,
-        SlotSet,
-        Sources, //
+        SlotSet, //
     },
+    sources::Sources,
     trace,
-    window::Room, //
+    window::{
+        Failed,
+        Room, //
+    },
 };
 use kernel::{
     alloc::KVec,
@@ -82,12 +85,13 @@ impl<'g, 'v> Compared<'g, 'v> {
     ) -> Result<Self, NotSwitched> {
         let mut written = SlotSet::default();
 
-        for (nr, (slot, left)) in table.slots().zip(&sources.snapshot().left).enumerate() {
-            match S::change(*left, slot.read()) {
+        for (nr, (slot, installed)) in table.slots().zip(&sources.snapshot().installed).enumerate()
+        {
+            match S::change(*installed, slot.read()) {
                 Change::Same => {}
                 Change::Written => {
                     // SAFETY: The sources hold references.
-                    if !unsafe { source_page(*left) }.is_anon_exclusive() {
+                    if !unsafe { source_page(*installed) }.is_anon_exclusive() {
                         return Err(Refusal::Raced.into());
                     }
                     written.insert(nr);
@@ -123,7 +127,7 @@ impl<'g, 'v> Counted<'g, 'v> {
 }
 
 impl<'v> Complete<'_, 'v> {
-    /// Maps the huge folio. It is dirty, and so soft-dirty: whatever the sources were, nothing is
+    /// Maps the huge folio. It is dirty, and so soft-dirty, whatever the sources were: no write is
     /// missed.
     fn commit<'mm: 'v, S: Sources<'v>>(self, copied: Copied<'mm, S>) -> Switched<'v> {
         let Copied {
@@ -150,7 +154,7 @@ fn switch_window<'v, 'mm: 'v, S: Sources<'v>>(
     hidden: Hidden<'_, 'v>,
     mut copied: Copied<'mm, S>,
     held: &mut trace::Held,
-) -> Result<Switched<'v>, (Copied<'mm, S>, NotSwitched)> {
+) -> Result<Switched<'v>, Failed<Copied<'mm, S>, NotSwitched>> {
     let complete = Compared::new(hidden.lock(), &copied.sources).and_then(|compared| {
         let counted = compared.count(&copied.sources)?;
 
@@ -162,7 +166,7 @@ fn switch_window<'v, 'mm: 'v, S: Sources<'v>>(
 
     match complete {
         Ok(complete) => Ok(complete.commit(copied)),
-        Err(cause) => Err((copied, cause)),
+        Err(cause) => Err(Failed::new(copied, cause)),
     }
 }
 
@@ -177,7 +181,7 @@ pub(crate) fn switch<'v, 'mm: 'v, S: Sources<'v>>(
     copied: &mut KVec<Copied<'mm, S>>,
     nr: usize,
     switched: &mut Room<Switched<'v>>,
-    failed: &mut Room<(Copied<'mm, S>, NotSwitched)>,
+    failed: &mut Room<Failed<Copied<'mm, S>, NotSwitched>>,
     held: &mut trace::Held,
 ) {
     let first = copied.len().saturating_sub(nr.min(SWITCH_MAX));
@@ -200,7 +204,7 @@ pub(crate) fn switch<'v, 'mm: 'v, S: Sources<'v>>(
         let Some(window) = copied.pop() else { break };
         let result = match hidden {
             Some(hidden) => switch_window(hidden, window, held),
-            None => Err((window, Refusal::Raced.into())),
+            None => Err(Failed::new(window, Refusal::Raced)),
         };
 
         match result {

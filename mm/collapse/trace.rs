@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What windows and batches tell of themselves.
+//! Tracepoints of windows and batches.
 
 use crate::{
-    entry,
-    outcome::Refusal,
-    scan::Found,
-    window::Verdict, //
+    hooks,
+    outcome::{
+        Refusal,
+        Verdict, //
+    }, //
 };
 use kernel::{
     mm::{
@@ -79,56 +80,20 @@ impl Held {
     }
 }
 
-fn scan_result(refusal: Refusal) -> ScanResult {
-    match refusal {
-        Refusal::Empty => ScanResult::NO_PTE_TABLE,
-        Refusal::TooManyHoles => ScanResult::EXCEED_NONE_PTE,
-        Refusal::TooManySwapped => ScanResult::EXCEED_SWAP_PTE,
-        Refusal::TooManyShared => ScanResult::EXCEED_SHARED_PTE,
-        Refusal::Uffd => ScanResult::PTE_UFFD,
-        Refusal::Marker | Refusal::Poisoned | Refusal::SwapIn => ScanResult::PTE_NON_PRESENT,
-        Refusal::Foreign => ScanResult::PAGE_NULL,
-        Refusal::Locked => ScanResult::PAGE_LOCK,
-        Refusal::Referenced | Refusal::Pinned => ScanResult::PAGE_COUNT,
-        Refusal::TooFar => ScanResult::SCAN_ABORT,
-        Refusal::MachineCheck => ScanResult::COPY_MC,
-        Refusal::Unfit => ScanResult::VMA_CHECK,
-        Refusal::Gone => ScanResult::VMA_NULL,
-        Refusal::NoHugePage => ScanResult::ALLOC_HUGE_PAGE_FAIL,
-        Refusal::Charge => ScanResult::CGROUP_CHARGE_FAIL,
-        Refusal::Raced | Refusal::NoMemory | Refusal::Killed | Refusal::Writeback => {
-            ScanResult::FAIL
-        }
-    }
-}
-
-/// Reports the scan of a window.
-#[inline(always)]
-pub(crate) fn scanned(
-    mm: &MmWithUser,
-    empty: usize,
-    swapped: usize,
-    found: &Result<Found, Refusal>,
-) {
-    let result = match found {
-        Ok(Found::Huge) => ScanResult::PMD_MAPPED,
-        Ok(Found::Candidate(_)) => ScanResult::SUCCEED,
-        Err(refusal) => scan_result(*refusal),
-    };
-
-    trace::scanned(mm, empty, swapped, result);
-}
-
 /// Reports that the pages of a window were faulted in.
 #[inline(always)]
 pub(crate) fn swapped_in(mm: &MmWithUser, nr: usize, refusal: Option<Refusal>) {
-    trace::swapped_in(mm, nr, refusal.map_or(ScanResult::SUCCEED, scan_result));
+    trace::swapped_in(
+        mm,
+        nr,
+        refusal.map_or(ScanResult::SUCCEED, ScanResult::from),
+    );
 }
 
 /// Reports that the pages of a window were isolated.
 #[inline(always)]
 pub(crate) fn isolated(empty: usize, refusal: Option<Refusal>) {
-    trace::isolated(empty, refusal.map_or(ScanResult::SUCCEED, scan_result));
+    trace::isolated(empty, refusal.map_or(ScanResult::SUCCEED, ScanResult::from));
 }
 
 /// Reports a batch, and each window of it.
@@ -162,11 +127,11 @@ pub(crate) fn batch(
             }
             Verdict::Refused(refusal) => {
                 batch.refused += 1;
-                trace::collapsed(mm, scan_result(refusal));
+                trace::collapsed(mm, refusal.into());
             }
             Verdict::Deferred => {}
         }
     }
-    entry::count_work(held);
+    hooks::count_work(held.recopied, held.rounds, held.old_way, held.remapped);
     trace::batch(mm, &batch);
 }

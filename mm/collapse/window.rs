@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A window as a request knows it, and what may become of it.
+//! A window as a request knows it, and room for what its batch makes of it.
 
 use crate::outcome::Refusal;
 use kernel::{
@@ -19,8 +19,8 @@ pub(crate) enum Way {
     Remap,
     /// The sources stay mapped, read-only, while they are copied: see [`crate::protect`].
     Protect,
-    /// The sources are replaced by migration entries: see [`crate::isolate`].
-    Isolate,
+    /// The sources are replaced by migration entries: see [`crate::unmap`].
+    Unmap,
 }
 
 /// A window to be collapsed.
@@ -43,16 +43,19 @@ impl Window {
     }
 }
 
-/// How a window left its batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Verdict {
-    /// It is huge.
-    Huge,
-    /// It was refused.
-    Refused(Refusal),
-    /// It is to be tried again soon: something waits for a lock of ours, another window needs the
-    /// same folio, it lies in another VMA by now, or is to go another way.
-    Deferred,
+/// A window that could not be taken further, and why.
+pub(crate) struct Failed<W, C = Refusal> {
+    pub(crate) window: W,
+    pub(crate) cause: C,
+}
+
+impl<W, C> Failed<W, C> {
+    pub(crate) fn new(window: W, cause: impl Into<C>) -> Self {
+        Self {
+            window,
+            cause: cause.into(),
+        }
+    }
 }
 
 /// Room for one thing a window of a batch, allocated before any lock is taken.
@@ -82,17 +85,17 @@ impl<T> Room<T> {
         self.0.remove(0).ok()
     }
 
-    /// Whether nothing was put in.
+    /// Returns whether nothing was put in.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// What was put in so far.
+    /// The values that were put in so far.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter()
     }
 
-    /// What was put in.
+    /// The values that were put in.
     pub(crate) fn into_inner(self) -> KVec<T> {
         self.0
     }

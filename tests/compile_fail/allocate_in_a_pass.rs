@@ -4,17 +4,22 @@
 //
 // rule: mm/collapse/prealloc.rs: memory for windows is allocated while nothing is held. Reclaim
 // could wait for the very folios that are locked. A pass can give memory back to the pool, but not
-// allocate it.
+// allocate it: it has no flags for that.
 // crate: collapse
-// error: E0599 no method named `provide` found for mutable reference `&mut Pool
+// error: E0599 no method named `prealloc` found for mutable reference `&mut Pool
 
 use crate::{
-    control::{Control, Effort},
-    prealloc::{Pool, Prealloc},
+    gfp::Gfp,
+    pool::{Pool, Prealloc},
+    prealloc::{prealloc, Effort},
 };
-use kernel::mm::internal::folio::NodeMask;
+use kernel::mm::{internal::nodemask::NodeMask, MmWithUser};
 
-fn misuse<'mm>(pool: &mut Pool<'mm>, control: &mut Control<'mm>) -> Option<Prealloc<'mm>> {
-    drop(pool.provide(0, &NodeMask::online(), Effort::Full)); // misuse
-    control.provide(0, &NodeMask::online(), Effort::Full).ok()
+fn misuse<'mm>(
+    pool: &mut Pool<'mm>,
+    mm: &'mm MmWithUser,
+    gfp: &mut Gfp<'_>,
+) -> Option<Prealloc<'mm>> {
+    drop(pool.prealloc(0, &NodeMask::online(), Effort::Full)); // misuse
+    prealloc(pool, mm, gfp, 0, &NodeMask::online(), Effort::Full).ok()
 }

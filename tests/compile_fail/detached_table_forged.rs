@@ -2,7 +2,7 @@
 //
 // A table passes for detached, although others may still use its entries.
 //
-// rule: rust/kernel/mm/internal/pgtable.rs: page faults look no further than at the entry once they have the lock
+// rule: rust/kernel/mm/internal/pgtable/pmd.rs: page faults look no further than at the entry once they have the lock
 // of a table. Only replacing a hidden table, which clears it, makes a detached one.
 // crate: kernel
 // error: E0451 of struct `DetachedTable` is private

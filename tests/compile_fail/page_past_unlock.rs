@@ -7,14 +7,14 @@
 // crate: kernel
 // error: E0505 cannot move out of `table` because it is borrowed
 
-use kernel::mm::internal::pgtable::{Entry, PteTableGuard};
+use kernel::mm::internal::pgtable::{PteKind, PteTableGuard};
 
 pub fn misuse(mut table: PteTableGuard<'_>) -> Option<bool> {
-    let entry = table.slots().next()?.look();
+    let entry = table.slots().next()?.classify();
 
     drop(table); // misuse
     match entry {
-        Entry::Page(_, page) => Some(page.is_hwpoison()),
+        PteKind::Page(_, page) => Some(page.is_hwpoison()),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@
 
 use crate::{
     policy::Limits,
-    prealloc::{Pool, Prepared},
+    pool::{Pool, Prepared},
     protect::{Judged, Pinnable},
 };
 use kernel::mm::internal::pgtable::PmdSlot;

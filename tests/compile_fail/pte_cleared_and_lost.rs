@@ -5,7 +5,7 @@
 // rule: Reference and rmap that a PTE stood for pass to the code that clears it. If it drops the value,
 // the page leaks.
 // crate: kernel
-// error: unused_must_use unused return value of `PteSlot::<'t>::take` that must be used
+// error: unused_must_use unused return value of `PteSlot::<'t>::get_and_clear` that must be used
 
 use kernel::mm::internal::{
     pgtable::{
@@ -18,7 +18,7 @@ use kernel::mm::internal::{
 pub fn misuse<'t>(slot: &mut PteSlot<'t>, owed: &OwedFlush<'t>) -> Pte {
     // SAFETY: None: this is not to run.
     unsafe {
-        slot.take(owed); // misuse
-        slot.take(owed)
+        slot.get_and_clear(owed); // misuse
+        slot.get_and_clear(owed)
     }
 }

@@ -7,7 +7,7 @@
 // crate: collapse
 // error: E0599 no method named `release` found for struct `copy::Copied
 
-use crate::{copy::Copied, protect::Pinned, release::Switched, sources::Snapshot};
+use crate::{copy::Copied, protect::Pinned, release::Switched, snapshot::Snapshot};
 use kernel::alloc::KVBox;
 
 fn misuse(window: Copied<'_, Pinned<'_>>, switched: Switched<'_>) -> KVBox<Snapshot> {

@@ -11,10 +11,7 @@ use kernel::{
     mm::{
         internal::{
             pgtable::PmdKind,
-            stable::{
-                Stability,
-                StableVma, //
-            },
+            stable::StableVma, //
         },
         MmWithUser, //
     },
@@ -28,7 +25,7 @@ pub fn misuse<'m>(
 ) -> Result<Option<PmdKind>> {
     let slot = vma.pmd(addr);
 
-    vma = mm.find_stable_vma(addr, Stability::Vma)?.ok_or(EINVAL)?; // misuse
+    vma = mm.find_stable_vma(addr)?.ok_or(EINVAL)?; // misuse
     let kind = slot.map(|slot| slot.read().kind());
     drop(vma);
     Ok(kind)

@@ -9,7 +9,8 @@
 
 use crate::{
     protect::Pinned,
-    sources::{Held, Snapshot, Sources},
+    snapshot::Snapshot,
+    sources::{Held, Sources},
 };
 use kernel::alloc::KVBox;
 

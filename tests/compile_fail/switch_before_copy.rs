@@ -14,7 +14,7 @@ use crate::{
     sources::Held,
     switch::{switch, NotSwitched},
     trace,
-    window::Room,
+    window::{Failed, Room},
 };
 use kernel::alloc::KVec;
 
@@ -22,7 +22,7 @@ fn misuse<'v, 'mm: 'v>(
     held: &mut KVec<Held<'mm, Pinned<'v>>>,
     copied: &mut KVec<Copied<'mm, Pinned<'v>>>,
     switched: &mut Room<Switched<'v>>,
-    failed: &mut Room<(Copied<'mm, Pinned<'v>>, NotSwitched)>,
+    failed: &mut Room<Failed<Copied<'mm, Pinned<'v>>, NotSwitched>>,
     times: &mut trace::Held,
 ) {
     switch(held, 1, switched, failed, times); // misuse

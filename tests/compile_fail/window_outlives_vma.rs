@@ -9,7 +9,7 @@
 
 use crate::{
     policy::Limits,
-    prealloc::Prepared,
+    pool::Prepared,
     protect::{Judged, Pinnable},
 };
 use kernel::mm::internal::stable::StableVma;

@@ -7,9 +7,6 @@
 #include <linux/rmap.h>
 #include <linux/swap.h>
 #include <linux/vmstat.h>
-#ifdef CONFIG_ARCH_HAS_COPY_MC
-#include <asm/mce.h>
-#endif
 #include <../../mm/internal.h>
 
 __rust_helper struct page *rust_helper_pfn_to_page(unsigned long pfn)
@@ -192,6 +189,20 @@ __rust_helper void rust_helper_folio_ref_sub(struct folio *folio, int nr)
 	folio_ref_sub(folio, nr);
 }
 
+__rust_helper void
+rust_helper_folios_remove_rmap_pte(struct folio **folios, unsigned int nr,
+				   struct vm_area_struct *vma)
+{
+	folios_remove_rmap_pte(folios, nr, vma);
+}
+
+__rust_helper void rust_helper_folios_unlock_put(struct folio **folios,
+						 unsigned int nr,
+						 unsigned int refs)
+{
+	folios_unlock_put(folios, nr, refs);
+}
+
 __rust_helper void rust_helper_ClearPageAnonExclusive(struct page *page)
 {
 	ClearPageAnonExclusive(page);
@@ -234,24 +245,6 @@ __rust_helper int rust_helper_copy_mc_user_highpage(struct page *to,
 						    struct vm_area_struct *vma)
 {
 	return copy_mc_user_highpage(to, from, addr, vma);
-}
-
-__rust_helper void rust_helper_copy_user_highpage(struct page *to,
-						  struct page *from,
-						  unsigned long addr,
-						  struct vm_area_struct *vma)
-{
-	copy_user_highpage(to, from, addr, vma);
-}
-
-/* Whether copy_mc_user_highpage() is more than a slower copy_user_highpage(). */
-__rust_helper bool rust_helper_copy_mc_is_careful(void)
-{
-#ifdef CONFIG_ARCH_HAS_COPY_MC
-	return copy_mc_can_recover();
-#else
-	return false;
-#endif
 }
 
 __rust_helper void rust_helper_clear_user_highpage(struct page *page,

@@ -84,6 +84,11 @@ __rust_helper bool rust_helper_pte_write(pte_t pte)
 	return pte_write(pte);
 }
 
+__rust_helper pte_t rust_helper_pte_next_pfn(pte_t pte)
+{
+	return pte_next_pfn(pte);
+}
+
 __rust_helper bool rust_helper_pte_young(pte_t pte)
 {
 	return pte_young(pte);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What memory management keeps to itself.
+//! Functions that are internal to memory management.
 //!
 //! The Rust side of `mm/internal.h`, and of functions in other headers that C code cannot call
 //! from modules either. No symbol of these modules is exported, and neither are the helpers in
@@ -8,7 +8,11 @@
 
 pub mod folio;
 
+pub mod lru;
+
 pub mod mmu_notifier;
+
+pub mod nodemask;
 
 pub mod pgtable;
 

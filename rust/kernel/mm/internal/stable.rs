@@ -2,14 +2,14 @@
 
 //! VMAs that stay as they are while one looks at them.
 //!
-//! Two locks do that: the VMA's own read lock, which keeps out who would change this VMA, and the
-//! mmap read lock, which keeps out who would change any. A [`StableVma`] is one of them with the
-//! VMA that it keeps; what is found in the VMA borrows it, so that nothing found under a lock is
-//! used after that lock was given up. To give it up and to take it again is a move.
+//! Two locks do that: the VMA's own read lock, which excludes changes of this VMA, and the mmap
+//! read lock, which excludes changes of any VMA. A [`StableVma`] is one of them with the VMA that
+//! it keeps. Objects that are found in the VMA borrow it, so that none of them is used after the
+//! lock was given up. To give it up and to take it again is a move.
 
 use super::pgtable::{
-    Leaf,
     Pte,
+    Softleaf,
     PTRS_PER_PTE, //
 };
 use crate::{
@@ -31,29 +31,17 @@ use core::{
     ptr,
 };
 
-/// Which lock is to keep a VMA stable.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stability {
-    /// The VMA read lock; mmap_lock is held for no longer than it takes to find the VMA.
-    Vma,
-    /// The mmap read lock.
-    Mmap,
-}
-
 /// A VMA that is stable: neither changed nor freed, and the page tables above the PTE level that
 /// serve it are not freed either.
 ///
 /// # Examples
 ///
 /// ```
-/// use kernel::mm::{
-///     internal::stable::Stability,
-///     MmWithUser, //
-/// };
+/// use kernel::mm::MmWithUser;
 ///
 /// /// How many bytes from `addr` on are mapped by one VMA.
 /// fn mapped_from(mm: &MmWithUser, addr: usize) -> Result<usize> {
-///     let vma = mm.find_stable_vma(addr, Stability::Vma)?.ok_or(ENOMEM)?;
+///     let vma = mm.find_stable_vma(addr)?.ok_or(ENOMEM)?;
 ///
 ///     if vma.start() > addr {
 ///         return Err(ENOMEM);
@@ -104,8 +92,8 @@ impl MmapReadGuard<'_> {
 impl MmWithUser {
     /// Finds the first VMA that ends above `addr`, and keeps it stable. It may begin above `addr`.
     ///
-    /// Returns [`None`] when there is none. Asked for the VMA lock, this may return a VMA under the
-    /// mmap read lock instead, where the VMA lock cannot be had.
+    /// Returns [`None`] when there is none. The VMA is returned under its own lock, or under the
+    /// mmap read lock where the VMA lock cannot be had.
     ///
     /// # Errors
     ///
@@ -114,13 +102,11 @@ impl MmWithUser {
     /// # Context
     ///
     /// May sleep. Neither mmap_lock nor a VMA lock of this mm may be held.
-    pub fn find_stable_vma(&self, addr: usize, how: Stability) -> Result<Option<StableVma<'_>>> {
-        if how == Stability::Vma {
-            if let Some(vma) = self.lock_vma_under_rcu(addr) {
-                return Ok(Some(StableVma {
-                    hold: Hold::Vma(vma),
-                }));
-            }
+    pub fn find_stable_vma(&self, addr: usize) -> Result<Option<StableVma<'_>>> {
+        if let Some(vma) = self.lock_vma_under_rcu(addr) {
+            return Ok(Some(StableVma {
+                hold: Hold::Vma(vma),
+            }));
         }
 
         let guard = self.mmap_read_lock_killable()?;
@@ -132,7 +118,7 @@ impl MmWithUser {
 
         #[cfg(CONFIG_PER_VMA_LOCK)]
         // SAFETY: The VMA is valid and mmap_lock is held.
-        if how == Stability::Vma && unsafe { bindings::vma_start_read_locked(vma.as_ptr()) } {
+        if unsafe { bindings::vma_start_read_locked(vma.as_ptr()) } {
             return Ok(Some(StableVma {
                 hold: Hold::Vma(VmaReadGuard {
                     // SAFETY: The VMA read lock was taken just now, and the guard keeps it.
@@ -163,7 +149,7 @@ pub enum SwapIn<'mm> {
 }
 
 impl<'mm> StableVma<'mm> {
-    /// Whether somebody waits for the lock that this holds. The answer may be late.
+    /// Returns whether somebody waits for the lock that this holds. The answer may be late.
     #[inline]
     pub fn is_contended(&self) -> bool {
         match &self.hold {
@@ -228,7 +214,10 @@ impl<'mm> StableVma<'mm> {
         }
         // SAFETY: The table is mapped, and `addr` lies in it.
         let pte = unsafe { bindings::ptep_get(ptep) };
-        if !matches!(Pte(pte).leaf(), Some(Leaf::Swap | Leaf::Migration)) {
+        if !matches!(
+            Pte(pte).softleaf(),
+            Some(Softleaf::Swap | Softleaf::Migration)
+        ) {
             // SAFETY: Mapped above.
             unsafe { bindings::pte_unmap(ptep) };
             return SwapIn::Present(self);

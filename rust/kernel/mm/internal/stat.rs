@@ -11,7 +11,8 @@ use crate::{
     mm::virt::VmaRef, //
 };
 
-/// What happened to a huge page, as /proc/vmstat, memory.stat and the per-size counters tell.
+/// Events in the life of a huge page that /proc/vmstat, memory.stat and the per-size counters
+/// count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CollapseEvent {
     /// A huge page was allocated.

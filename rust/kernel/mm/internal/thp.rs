@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a VMA says of transparent huge pages.
+//! The rules of a VMA for transparent huge pages.
 //!
 //! C header: [`include/linux/huge_mm.h`](srctree/include/linux/huge_mm.h)
 
@@ -18,14 +18,14 @@ use crate::{
 };
 
 impl VmaRef {
-    /// Whether the VMA maps private anonymous memory.
+    /// Returns whether the VMA maps private anonymous memory.
     #[inline]
     pub fn is_anonymous(&self) -> bool {
         // SAFETY: The VMA is stable.
         unsafe { bindings::vma_is_anonymous(self.as_ptr()) }
     }
 
-    /// Whether the VMA has an anon_vma, that is, whether it ever held a page of its own.
+    /// Returns whether the VMA has an anon_vma, that is, whether it ever held a page of its own.
     #[inline]
     pub fn has_anon_vma(&self) -> bool {
         // SAFETY: The VMA is stable. That of another page the first fault is to set this does not
@@ -33,15 +33,16 @@ impl VmaRef {
         unsafe { !core::ptr::read_volatile(&(*self.as_ptr()).anon_vma).is_null() }
     }
 
-    /// Whether userfaultfd watches the VMA.
+    /// Returns whether userfaultfd watches the VMA.
     #[inline]
     pub fn is_userfaultfd_armed(&self) -> bool {
         // SAFETY: The VMA is stable.
         unsafe { bindings::userfaultfd_armed(self.as_ptr()) }
     }
 
-    /// Whether userfaultfd has the VMA registered for write-protection or for access protection. It
-    /// may take permissions away from pages, and give them back, under locks for reading.
+    /// Returns whether userfaultfd has the VMA registered for write-protection or for access
+    /// protection. It may take permissions away from pages, and give them back, under locks for
+    /// reading.
     #[inline]
     pub fn is_userfaultfd_protecting(&self) -> bool {
         // SAFETY: The VMA is stable.
@@ -50,7 +51,7 @@ impl VmaRef {
         }
     }
 
-    /// Whether who asks for it may have huge pages of PMD order in the VMA, whatever sysfs says.
+    /// Returns whether a request may make huge pages of PMD order in the VMA, whatever sysfs says.
     ///
     /// That is no for a VMA too small to hold a window, for VMAs of a special kind, for hardware
     /// without huge pages and for a process that opted out of them. `heed_madvise` also heeds an
@@ -62,7 +63,7 @@ impl VmaRef {
         if !heed_madvise {
             vm_flags &= !flags::NOHUGEPAGE;
         }
-        // SAFETY: The VMA is stable. What it is asked for is what these flags would let it do.
+        // SAFETY: The VMA is stable. The question is whether these flags allow a huge page there.
         unsafe {
             bindings::thp_vma_allowable_orders(
                 self.as_ptr(),
@@ -82,9 +83,9 @@ impl VmaRef {
 }
 
 impl MmWithUser {
-    /// Whether nobody but the caller, who is not a task of it, keeps this address space: its last
-    /// task has exited or executed another program. Who merely looks at it may hide this for a
-    /// while.
+    /// Returns whether nothing but the caller keeps this address space, of which the caller is no
+    /// task: the last task of it has exited or executed another program. A task that merely looks
+    /// at it may hide this for a while.
     #[inline]
     pub fn is_abandoned(&self) -> bool {
         // SAFETY: The mm is valid. The count is an atomic of C, read like one.
@@ -93,8 +94,8 @@ impl MmWithUser {
         }
     }
 
-    /// Whether the OOM killer took away pages of this address space, so that what is empty may
-    /// have held data.
+    /// Returns whether the OOM killer took away pages of this address space, so that what is empty
+    /// may have held data.
     #[inline]
     pub fn is_unstable(&self) -> bool {
         // SAFETY: The mm is valid.
@@ -110,13 +111,13 @@ pub const GFP_TRANSHUGE_LIGHT: Flags = Flags::from_raw(bindings::GFP_TRANSHUGE_L
 /// How huge pages are allocated when it may take reclaim and compaction.
 pub const GFP_TRANSHUGE: Flags = Flags::from_raw(bindings::GFP_TRANSHUGE);
 
-/// What C code calls these flags.
+/// These flags as C code has them.
 #[inline]
 pub fn raw_gfp(gfp: Flags) -> bindings::gfp_t {
     gfp.as_raw()
 }
 
-/// Whether an allocation may reclaim and compact by itself.
+/// Returns whether an allocation may reclaim and compact by itself.
 #[inline]
 pub fn may_reclaim(gfp: Flags) -> bool {
     gfp.as_raw() & bindings::__GFP_DIRECT_RECLAIM != 0
@@ -128,14 +129,14 @@ pub fn without_reclaim(gfp: Flags) -> Flags {
     Flags::from_raw(gfp.as_raw() & !bindings::__GFP_DIRECT_RECLAIM)
 }
 
-/// Whether allocations are to prefer near nodes, even at the price of reclaim.
+/// Returns whether allocations are to prefer near nodes, even at the price of reclaim.
 #[inline]
 pub fn node_reclaim_enabled() -> bool {
     // SAFETY: Reads one variable.
     unsafe { bindings::node_reclaim_enabled() }
 }
 
-/// Whether two NUMA nodes are too far apart for reclaim to reach.
+/// Returns whether two NUMA nodes are too far apart for reclaim to reach.
 #[inline]
 pub fn nodes_too_far(a: usize, b: usize) -> bool {
     // With a single node there is no such distance: the variable is only declared then.

@@ -93,6 +93,12 @@ impl<'v> OwedFlush<'v, Untouched> {
 }
 
 impl<'v> OwedFlush<'v, Touched> {
+    /// Returns whether the range holds an address of `vma`'s address space.
+    #[inline(always)]
+    pub(super) fn covers(&self, vma: &VmaRef, addr: usize) -> bool {
+        core::ptr::eq(self.vma.mm(), vma.mm()) && (self.start..self.end).contains(&addr)
+    }
+
     /// Flushes the range, from the TLBs of all CPUs and from their caches of the upper levels.
     ///
     /// # Context
@@ -102,12 +108,6 @@ impl<'v> OwedFlush<'v, Touched> {
     pub fn flush(self) -> Flushed<'v> {
         drop(self);
         Flushed(PhantomData)
-    }
-
-    /// Returns whether the range holds an address of `vma`'s address space.
-    #[inline(always)]
-    pub(super) fn covers(&self, vma: &VmaRef, addr: usize) -> bool {
-        core::ptr::eq(self.vma.mm(), vma.mm()) && (self.start..self.end).contains(&addr)
     }
 }
 

@@ -21,8 +21,16 @@ use core::ffi::{
 
 /// How the scan or the collapse of a window ended, in the words of the C code that shares these
 /// tracepoints.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ScanResult(c_int);
+
+impl ScanResult {
+    /// Returns the result that C code has returned as `result`.
+    #[inline]
+    pub fn from_raw(result: c_int) -> Self {
+        Self(result)
+    }
+}
 
 macro_rules! scan_results {
     ($($(#[$doc:meta])* $name:ident => $c:ident;)*) => {
@@ -59,10 +67,26 @@ scan_results! {
     SCAN_ABORT => scan_result_SCAN_SCAN_ABORT;
     /// References that are not explained.
     PAGE_COUNT => scan_result_SCAN_PAGE_COUNT;
+    /// A folio that is not on an LRU list.
+    PAGE_LRU => scan_result_SCAN_PAGE_LRU;
+    /// A folio that could not be taken off its LRU list.
+    DEL_PAGE_LRU => scan_result_SCAN_DEL_PAGE_LRU;
     /// A locked folio.
     PAGE_LOCK => scan_result_SCAN_PAGE_LOCK;
+    /// An anonymous page in the place of one of the file.
+    PAGE_ANON => scan_result_SCAN_PAGE_ANON;
+    /// A hole of the file that was filled meanwhile.
+    PAGE_FILLED => scan_result_SCAN_PAGE_FILLED;
+    /// The file system has data of its own for a page.
+    PAGE_HAS_PRIVATE => scan_result_SCAN_PAGE_HAS_PRIVATE;
+    /// A page that is dirty, or being written back.
+    PAGE_DIRTY_OR_WRITEBACK => scan_result_SCAN_PAGE_DIRTY_OR_WRITEBACK;
+    /// Nobody uses the address space any more.
+    ANY_PROCESS => scan_result_SCAN_ANY_PROCESS;
     /// The VMA may not have huge pages.
     VMA_CHECK => scan_result_SCAN_VMA_CHECK;
+    /// The VMA does not span the window.
+    ADDRESS_RANGE => scan_result_SCAN_ADDRESS_RANGE;
     /// The VMA is gone.
     VMA_NULL => scan_result_SCAN_VMA_NULL;
     /// No huge page to be had.
@@ -198,7 +222,7 @@ pub fn collapsed(mm: &MmWithUser, result: ScanResult) {
     unsafe { points::mm_collapse_huge_page(mm.as_raw(), isolated, result.0, PMD_ORDER) };
 }
 
-/// What a batch of windows came to.
+/// The result of a batch of windows.
 pub struct Batch {
     /// The first address of its windows.
     pub start: usize,

@@ -26,13 +26,10 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "collapse_pages.h"
 #include "collapse_util.h"
 #include "hugepage_settings.h"
 #include "../../../../mm/gup_test.h"
-
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL 102
-#endif
 
 #define NR_WINDOWS	4
 
@@ -44,22 +41,6 @@ FIXTURE(collapse)
 	unsigned int seed;
 };
 
-static char *map_windows(size_t windows)
-{
-	size_t size = (windows + 3) * WINDOW;
-	char *area, *mem;
-
-	area = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (area == MAP_FAILED)
-		return NULL;
-	mem = (char *)(((uintptr_t)area + 2 * WINDOW - 1) & ~(WINDOW - 1));
-	if (munmap(area, size) ||
-	    mmap(mem, windows * WINDOW, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != mem)
-		return NULL;
-	return mem;
-}
-
 FIXTURE_SETUP(collapse)
 {
 	if (read_pmd_pagesize() != WINDOW)
@@ -67,8 +48,9 @@ FIXTURE_SETUP(collapse)
 	/* Page faults map no huge pages: each huge page that a test sees was collapsed. */
 	thp_save_settings();
 	thp_write_string("enabled", "never");
-	self->mem = map_windows(NR_WINDOWS);
+	self->mem = find_room(NR_WINDOWS);
 	ASSERT_NE(self->mem, NULL);
+	ASSERT_TRUE(map_private(self->mem, NR_WINDOWS * WINDOW));
 	self->pagemap = open("/proc/self/pagemap", O_RDONLY);
 	ASSERT_GE(self->pagemap, 0);
 	self->seed = 1;
@@ -80,63 +62,6 @@ FIXTURE_TEARDOWN(collapse)
 		munmap(self->mem, NR_WINDOWS * WINDOW);
 	close(self->pagemap);
 	thp_restore_settings();
-}
-
-/* A word of a page names the page and the word, so that a swap of any shows. */
-static uint64_t word(const char *page, size_t i)
-{
-	return ((uint64_t)(uintptr_t)page << 12) ^ (i * 0x9e3779b97f4a7c15ULL) ^ 1;
-}
-
-static void write_page(char *page)
-{
-	uint64_t *p = (uint64_t *)page;
-
-	for (size_t i = 0; i < psize() / sizeof(*p); i++)
-		p[i] = word(page, i);
-}
-
-static void write_pages(char *start, size_t pages, size_t stride)
-{
-	for (size_t i = 0; i < pages; i += stride)
-		write_page(start + i * psize());
-}
-
-static bool page_intact(const char *page)
-{
-	const uint64_t *p = (const uint64_t *)page;
-
-	for (size_t i = 0; i < psize() / sizeof(*p); i++)
-		if (p[i] != word(page, i))
-			return false;
-	return true;
-}
-
-static bool page_zero(const char *page)
-{
-	const uint64_t *p = (const uint64_t *)page;
-
-	for (size_t i = 0; i < psize() / sizeof(*p); i++)
-		if (p[i])
-			return false;
-	return true;
-}
-
-/* Every stride'th page as written, the others zero. */
-static bool window_intact(const char *window, size_t stride)
-{
-	for (size_t i = 0; i < PAGES; i++) {
-		const char *page = window + i * psize();
-
-		if (i % stride ? !page_zero(page) : !page_intact(page))
-			return false;
-	}
-	return true;
-}
-
-static int collapse(void *start, size_t len)
-{
-	return madvise(start, len, MADV_COLLAPSE) ? errno : 0;
 }
 
 #define EXPECT_COLLAPSED(window, stride) do {				\
@@ -209,28 +134,10 @@ TEST_F(collapse, only_zero_pages)
 		EXPECT_TRUE(page_zero(self->mem + i * psize()));
 }
 
-/* Returns a counter of /proc/vmstat, exactly: with the counts that CPUs still hold back. */
-static long vmstat_of(const char *name)
-{
-	write_num("/proc/sys/vm/stat_refresh", 1);
-	return read_field("/proc/vmstat", name);
-}
-
-/* Swaps out [start, start + pages), as far as the kernel will. */
-static size_t swap_out(int pagemap, char *start, size_t pages)
-{
-	size_t swapped = 0;
-
-	madvise(start, pages * psize(), MADV_PAGEOUT);
-	for (size_t i = 0; i < pages; i++)
-		swapped += pagemap_is_swapped(pagemap, start + i * psize());
-	return swapped;
-}
-
 TEST_F(collapse, swapped_in_part)
 {
 	write_pages(self->mem, PAGES, 1);
-	if (!swap_out(self->pagemap, self->mem + 100 * psize(), 64))
+	if (!swap_out(self->mem + 100 * psize(), 64))
 		SKIP(return, "nothing was swapped out: no swap?");
 	EXPECT_COLLAPSED(self->mem, 1);
 }
@@ -238,7 +145,7 @@ TEST_F(collapse, swapped_in_part)
 TEST_F(collapse, swapped_wholly)
 {
 	write_pages(self->mem, PAGES, 1);
-	if (swap_out(self->pagemap, self->mem, PAGES) < PAGES)
+	if (swap_out(self->mem, PAGES) < PAGES)
 		SKIP(return, "not all was swapped out: no swap?");
 	EXPECT_COLLAPSED(self->mem, 1);
 }
@@ -249,7 +156,7 @@ TEST_F(collapse, swap_cache)
 	long cached;
 
 	write_pages(self->mem, PAGES, 1);
-	if (!swap_out(self->pagemap, self->mem, PAGES))
+	if (!swap_out(self->mem, PAGES))
 		SKIP(return, "nothing was swapped out: no swap?");
 	force_read_pages(self->mem, PAGES, psize());
 	cached = vmstat_of("nr_swapcached");
@@ -270,6 +177,11 @@ static int in_child(int (*function)(char *mem), char *mem)
 	if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status))
 		return -1;
 	return WEXITSTATUS(status);
+}
+
+static int stay_intact(char *mem)
+{
+	return !window_intact(mem, 1);
 }
 
 static int collapse_shared(char *mem)
@@ -313,40 +225,22 @@ TEST_F(collapse, shared_by_fork_in_parent)
 	EXPECT_EQ(status, 0);
 }
 
-/* Makes a huge page of the window, then has its PTEs map it. */
-static bool map_huge_by_ptes(char *window)
-{
-	write_pages(window, PAGES, 1);
-	if (collapse(window, WINDOW) || !is_huge(window))
-		return false;
-	/* Protecting one page of it splits the mapping, not the page. */
-	return !mprotect(window + psize(), psize(), PROT_READ) &&
-	       !mprotect(window + psize(), psize(), PROT_READ | PROT_WRITE) &&
-	       !is_huge(window);
-}
-
-/* The page frames of a window. */
-struct frames {
-	unsigned long pfns[HPAGE_SIZE / 4096];
-};
-
-static struct frames frames_of(int pagemap, char *window)
-{
-	struct frames frames;
-
-	for (size_t i = 0; i < PAGES; i++)
-		frames.pfns[i] = pagemap_get_pfn(pagemap, window + i * psize());
-	return frames;
-}
-
 /* Huge, intact, and the pages are where they were. */
 #define EXPECT_REMAPPED(window, before) do {				\
-	struct frames __before = (before), __after;			\
 	char *__whole = (window);					\
 									\
 	EXPECT_COLLAPSED(__whole, 1);					\
-	__after = frames_of(self->pagemap, __whole);			\
-	EXPECT_EQ(memcmp(&__after, &__before, sizeof(__after)), 0);	\
+	EXPECT_TRUE(has_frames(self->pagemap, __whole, &(before)));	\
+} while (0)
+
+/* Huge, intact, and the pages are elsewhere, as far as page frames are to be had. */
+#define EXPECT_COPIED(window, before) do {				\
+	const struct frames *__old = &(before);				\
+	char *__copied = (window);					\
+									\
+	EXPECT_COLLAPSED(__copied, 1);					\
+	EXPECT_TRUE(!__old->pfns[0] ||					\
+		    !has_frames(self->pagemap, __copied, __old));	\
 } while (0)
 
 static uint64_t mapcount_of(unsigned long pfn)
@@ -369,8 +263,7 @@ TEST_F(collapse, huge_page_mapped_by_ptes)
 	EXPECT_REMAPPED(self->mem, before);
 	/* The huge page can be written to, and its mapping be split again. */
 	write_pages(self->mem, PAGES, 1);
-	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ), 0);
-	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ | PROT_WRITE), 0);
+	ASSERT_TRUE(split_mapping(self->mem + psize()));
 	write_pages(self->mem, PAGES, 1);
 	EXPECT_REMAPPED(self->mem, before);
 }
@@ -418,13 +311,15 @@ TEST_F(collapse, huge_page_mapped_by_ptes_and_pinned)
 	int gup = open("/sys/kernel/debug/gup_test", O_RDWR);
 	char *copy = malloc(WINDOW);
 	__u64 to = (uintptr_t)copy;
+	struct frames before;
 
 	if (gup < 0)
 		SKIP(return, "CONFIG_GUP_TEST is not there");
 	ASSERT_NE(copy, NULL);
 	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	before = frames_of(self->pagemap, self->mem);
 	ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_START, &pin), 0);
-	EXPECT_REMAPPED(self->mem, frames_of(self->pagemap, self->mem));
+	EXPECT_REMAPPED(self->mem, before);
 	for (size_t i = 0; i < PAGES; i++)
 		memset(self->mem + i * psize(), i, psize());
 	ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_READ, &to), 0);
@@ -440,18 +335,17 @@ TEST_F(collapse, huge_page_mapped_by_ptes_and_pinned)
  */
 TEST_F(collapse, huge_page_mapped_by_ptes_then_shared)
 {
+	struct frames before;
 	int status;
 	pid_t child;
 
 	ASSERT_TRUE(map_huge_by_ptes(self->mem));
-	EXPECT_REMAPPED(self->mem, frames_of(self->pagemap, self->mem));
+	before = frames_of(self->pagemap, self->mem);
+	EXPECT_REMAPPED(self->mem, before);
 	child = fork();
 	ASSERT_GE(child, 0);
 	if (!child) {
-		char *page = self->mem + psize();
-
-		mprotect(page, psize(), PROT_READ);
-		mprotect(page, psize(), PROT_READ | PROT_WRITE);
+		split_mapping(self->mem + psize());
 		memset(self->mem, 0, WINDOW);
 		_exit(0);
 	}
@@ -479,15 +373,33 @@ TEST_F(collapse, huge_page_mapped_by_ptes_shared_in_part)
 	close(pipes[0]);
 	write_pages(self->mem, PAGES, 2);
 	before = frames_of(self->pagemap, self->mem);
-	EXPECT_COLLAPSED(self->mem, 1);
-	if (before.pfns[0]) {
-		/* The page was copied. */
-		EXPECT_NE(pagemap_get_pfn(self->pagemap, self->mem), before.pfns[0]);
-	}
+	EXPECT_COPIED(self->mem, before);
 	memset(self->mem, 0, WINDOW);
 	close(pipes[1]);
 	EXPECT_EQ(waitpid(child, &pipes[0], 0), child);
 	EXPECT_EQ(pipes[0], 0);
+}
+
+/*
+ * The child has ended, so no page is shared, yet only those that were written since are known
+ * to be exclusive. A window that has both is copied. If all pages were written, none is.
+ */
+TEST_F(collapse, huge_page_mapped_by_ptes_exclusive_in_part)
+{
+	for (size_t stride = 2; stride >= 1; stride--) {
+		struct frames before;
+
+		ASSERT_TRUE(map_huge_by_ptes(self->mem));
+		before = frames_of(self->pagemap, self->mem);
+		ASSERT_EQ(in_child(stay_intact, self->mem), 0);
+		write_pages(self->mem, PAGES, stride);
+		/* The pages were written where they are. */
+		ASSERT_TRUE(has_frames(self->pagemap, self->mem, &before));
+		if (stride > 1)
+			EXPECT_COPIED(self->mem, before);
+		else
+			EXPECT_REMAPPED(self->mem, before);
+	}
 }
 
 /* mlock() of a part splits the mapping, and so does munlock() of a part. */
@@ -510,8 +422,7 @@ TEST_F(collapse, huge_page_mapped_by_ptes_and_mlocked)
 	EXPECT_EQ(vmstat_of("nr_mlock"), locked);
 
 	ASSERT_EQ(mlock(self->mem, WINDOW), 0);
-	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ), 0);
-	ASSERT_EQ(mprotect(self->mem + psize(), psize(), PROT_READ | PROT_WRITE), 0);
+	ASSERT_TRUE(split_mapping(self->mem + psize()));
 	EXPECT_REMAPPED(self->mem, before);
 	EXPECT_EQ(vmstat_of("nr_mlock"), locked + (long)PAGES);
 	ASSERT_EQ(munlock(self->mem, WINDOW), 0);
@@ -521,21 +432,26 @@ TEST_F(collapse, huge_page_mapped_by_ptes_and_mlocked)
 /* The collapse makes no page soft-dirty, and a later write does. */
 TEST_F(collapse, huge_page_mapped_by_ptes_and_soft_dirty)
 {
+	char *second = self->mem + WINDOW;
+	struct frames before;
+
 	if (!softdirty_supported())
 		SKIP(return, "soft-dirty is not supported");
 	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	before = frames_of(self->pagemap, self->mem);
 	clear_softdirty();
-	EXPECT_REMAPPED(self->mem, frames_of(self->pagemap, self->mem));
+	EXPECT_REMAPPED(self->mem, before);
 	EXPECT_FALSE(pagemap_is_softdirty(self->pagemap, self->mem));
 	EXPECT_FALSE(pagemap_is_softdirty(self->pagemap, self->mem + 9 * psize()));
 	write_page(self->mem + 9 * psize());
 	EXPECT_TRUE(pagemap_is_softdirty(self->pagemap, self->mem + 9 * psize()));
 
-	ASSERT_TRUE(map_huge_by_ptes(self->mem + WINDOW));
+	ASSERT_TRUE(map_huge_by_ptes(second));
+	before = frames_of(self->pagemap, second);
 	clear_softdirty();
-	write_page(self->mem + WINDOW + 9 * psize());
-	EXPECT_REMAPPED(self->mem + WINDOW, frames_of(self->pagemap, self->mem + WINDOW));
-	EXPECT_TRUE(pagemap_is_softdirty(self->pagemap, self->mem + WINDOW + 9 * psize()));
+	write_page(second + 9 * psize());
+	EXPECT_REMAPPED(second, before);
+	EXPECT_TRUE(pagemap_is_softdirty(self->pagemap, second + 9 * psize()));
 }
 
 /* Write-protection of single pages splits the mapping, and stays one until it is lifted. */
@@ -561,6 +477,37 @@ TEST_F(collapse, huge_page_mapped_by_ptes_after_write_protection)
 	ASSERT_EQ(ioctl(uffd, UFFDIO_WRITEPROTECT, &protect), 0);
 	EXPECT_REMAPPED(self->mem, before);
 	write_page(page);
+	close(uffd);
+}
+
+/* The window is tracked for writes, as PAGEMAP_SCAN reports them. */
+TEST_F(collapse, huge_page_mapped_by_ptes_and_tracked)
+{
+	int uffd = open_userfaultfd(UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	struct uffdio_writeprotect protect = {
+		.range = { .start = (uintptr_t)self->mem, .len = WINDOW },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+	struct frames before;
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd that tracks writes");
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	before = frames_of(self->pagemap, self->mem);
+	ASSERT_EQ(uffd_register(uffd, self->mem, WINDOW, false, true, false), 0);
+	ASSERT_EQ(ioctl(uffd, UFFDIO_WRITEPROTECT, &protect), 0);
+	write_pages(self->mem, PAGES, 2);
+	EXPECT_EQ(count_pages(self->mem, WINDOW, PAGE_IS_WRITTEN), PAGES / 2);
+	/* A PMD entry could not tell which pages were written. */
+	EXPECT_REFUSED(self->mem, EINVAL);
+	EXPECT_EQ(count_pages(self->mem, WINDOW, PAGE_IS_WRITTEN), PAGES / 2);
+	write_pages(self->mem, PAGES, 1);
+	EXPECT_REMAPPED(self->mem, before);
+	EXPECT_EQ(count_pages(self->mem, WINDOW, PAGE_IS_WRITTEN), PAGES);
+	ASSERT_EQ(ioctl(uffd, UFFDIO_WRITEPROTECT, &protect), 0);
+	EXPECT_EQ(count_pages(self->mem, WINDOW, PAGE_IS_WRITTEN), 0);
+	write_page(self->mem + 9 * psize());
+	EXPECT_EQ(count_pages(self->mem, WINDOW, PAGE_IS_WRITTEN), 1);
 	close(uffd);
 }
 
@@ -609,9 +556,23 @@ TEST_F(collapse, huge_page_mapped_by_ptes_among_others)
 	EXPECT_EQ(pagemap_get_pfn(self->pagemap, self->mem + 2 * WINDOW), before.pfns[0]);
 }
 
-TEST_F(collapse, huge_page_mapped_in_part)
+/* Pages that are read from swap need not be pages of one huge page any more. */
+TEST_F(collapse, huge_page_mapped_by_ptes_swapped)
 {
 	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	if (swap_out(self->mem, PAGES) < PAGES)
+		SKIP(return, "not all was swapped out: no swap?");
+	force_read_pages(self->mem, PAGES, psize());
+	EXPECT_COLLAPSED(self->mem, 1);
+	EXPECT_EQ(count_pages(self->mem, WINDOW, PAGE_IS_SWAPPED), 0);
+}
+
+TEST_F(collapse, huge_page_mapped_in_part)
+{
+	unsigned long frame;
+
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	frame = pagemap_get_pfn(self->pagemap, self->mem);
 	ASSERT_EQ(madvise(self->mem + 10 * psize(), 20 * psize(), MADV_DONTNEED), 0);
 	write_pages(self->mem + 10 * psize(), 10, 1);
 	EXPECT_EQ(collapse(self->mem, WINDOW), 0);
@@ -621,6 +582,8 @@ TEST_F(collapse, huge_page_mapped_in_part)
 
 		EXPECT_TRUE(i >= 20 && i < 30 ? page_zero(page) : page_intact(page));
 	}
+	if (frame)
+		EXPECT_NE(pagemap_get_pfn(self->pagemap, self->mem), frame);
 }
 
 /*
@@ -658,9 +621,10 @@ TEST_F(collapse, huge_page_mapped_by_ptes_to_be_split)
  */
 TEST_F(collapse, folios_across_windows)
 {
-	char *area = map_windows(NR_WINDOWS), *moved = area + WINDOW / 2;
+	char *area = find_room(NR_WINDOWS), *moved = area + WINDOW / 2;
 
 	ASSERT_NE(area, NULL);
+	ASSERT_TRUE(map_private(area, NR_WINDOWS * WINDOW));
 	write_pages(self->mem, NR_WINDOWS * PAGES, 1);
 	ASSERT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
 	ASSERT_EQ(mremap(self->mem, (NR_WINDOWS - 1) * WINDOW, (NR_WINDOWS - 1) * WINDOW,
@@ -776,14 +740,10 @@ TEST_F(collapse, userfaultfd_missing)
 	close(uffd);
 }
 
-static void on_sigbus(int signal)
-{
-}
-
 TEST_F(collapse, poisoned)
 {
 	/* A process is sent SIGBUS when a page that it maps goes bad. */
-	signal(SIGBUS, on_sigbus);
+	signal(SIGBUS, ignore_signal);
 	write_pages(self->mem, PAGES, 1);
 	if (madvise(self->mem + 4 * psize(), psize(), MADV_HWPOISON))
 		SKIP(return, "memory failure cannot be injected");

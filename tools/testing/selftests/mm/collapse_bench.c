@@ -47,11 +47,6 @@
 #include "collapse_util.h"
 #include "hugepage_settings.h"
 
-#ifndef MADV_F_COLLAPSE_DEFRAG
-#define MADV_F_COLLAPSE_DEFRAG	0x20000
-#endif
-
-#define TRACING		"/sys/kernel/tracing/"
 #define INSTANCE	TRACING "instances/collapse_bench/"
 
 /* The most windows that a measurement maps. */
@@ -106,8 +101,7 @@ static double now_us(void)
 static void map_windows(size_t nr)
 {
 	set("/proc/sys/vm/compact_memory", "1");
-	if (mmap(mem, nr * WINDOW, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != mem)
+	if (!map_private(mem, nr * WINDOW))
 		ksft_exit_fail_perror("mmap");
 }
 
@@ -145,7 +139,7 @@ static void expect_huge(size_t nr_windows, bool huge)
 					   huge ? "not huge" : "huge, it was to be refused");
 }
 
-static void collapse(size_t nr, size_t per_call)
+static void collapse_windows(size_t nr, size_t per_call)
 {
 	for (size_t i = 0; i < nr; i += per_call)
 		if (madvise(mem + i * WINDOW, per_call * WINDOW, MADV_COLLAPSE))
@@ -274,7 +268,7 @@ static void fill_forked(size_t nr, size_t stride)
 static void fill_huge(size_t nr, size_t stride)
 {
 	write_pages(nr, stride);
-	collapse(nr, nr);
+	collapse_windows(nr, nr);
 }
 
 static void fill_pte_mapped(size_t nr, size_t stride)
@@ -347,14 +341,14 @@ static double measure_kind(const struct kind *kind, const char *engine)
 	double start, end;
 
 	map_windows(nr);
-	set(ENGINE, "rust");
+	use_engine("rust");
 	kind->fill(nr, kind->stride);
-	set(ENGINE, engine);
+	use_engine(engine);
 	trace(true);
 	start = now_us();
 	for (unsigned int i = 0; i < kind->repeat; i++) {
 		if (!kind->refused)
-			collapse(nr, kind->per_call);
+			collapse_windows(nr, kind->per_call);
 		else if (!madvise(mem, nr * WINDOW, MADV_COLLAPSE))
 			ksft_exit_fail_msg("pinned pages were collapsed\n");
 	}
@@ -584,14 +578,14 @@ static bool is_running(void)
 /* Collapses the memory of @pidfd, or of this process if @pidfd is negative. */
 static int collapse_once(int pidfd)
 {
-	struct iovec range = { mem, NR_WINDOWS * WINDOW };
+	const size_t len = NR_WINDOWS * WINDOW;
 	ssize_t size;
 
 	if (pidfd < 0)
-		return madvise(mem, range.iov_len, MADV_COLLAPSE);
-	size = syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, 0U);
-	if (size >= 0 && size != range.iov_len)
-		ksft_exit_fail_msg("process_madvise: %zd of %zu bytes\n", size, range.iov_len);
+		return madvise(mem, len, MADV_COLLAPSE);
+	size = collapse_of(pidfd, mem, len, 0);
+	if (size >= 0 && size != len)
+		ksft_exit_fail_msg("process_madvise: %zd of %zu bytes\n", size, len);
 	return size < 0 ? -1 : 0;
 }
 
@@ -843,7 +837,7 @@ static unsigned int run_probe(const struct probe *probe, const char *engine)
 	pid_t child = 0;
 
 	if (engine)
-		set(ENGINE, engine);
+		use_engine(engine);
 	if (probe->remote)
 		child = fork_collapser(engine, &pipe_to_it);
 	map_windows(NR_WINDOWS + FAULT_WINDOWS);
@@ -1045,7 +1039,7 @@ static void measure_locks(void)
 			for (size_t j = 0; j < ARRAY_SIZE(engines); j++) {
 				map_windows(NR_WINDOWS);
 				write_pages(NR_WINDOWS, 1);
-				set(ENGINE, engines[j]);
+				use_engine(engines[j]);
 				counters[i](engines[j]);
 				expect_huge(NR_WINDOWS, true);
 				unmap_windows(NR_WINDOWS);
@@ -1079,7 +1073,7 @@ static void measure_switch(void)
 	steps = rounds * ARRAY_SIZE(per_switch);
 	run_on(1);
 	set_up_tracing();
-	set(ENGINE, "rust");
+	use_engine("rust");
 	for (unsigned int round = 0; round < rounds; round++)
 		for (size_t i = 0; i < ARRAY_SIZE(per_switch); i++) {
 			write_num(PER_SWITCH, per_switch[i]);
@@ -1119,23 +1113,23 @@ static char *shatter_memory(size_t *size)
 
 static void measure_poor(const char *name, const char *engine, unsigned int flags)
 {
-	struct iovec range = { mem, POOR_WINDOWS * WINDOW };
 	int pidfd = syscall(__NR_pidfd_open, getpid(), 0);
 	size_t size, collapsed = 0;
 	double start, end;
+	ssize_t served;
 	char *pieces;
 
 	map_windows(POOR_WINDOWS);
 	/* Scattered, so that freed sources do not form a huge page, either. */
 	fill_scattered(POOR_WINDOWS, 1);
 	pieces = shatter_memory(&size);
-	set(ENGINE, engine);
+	use_engine(engine);
 	start = now_us();
 	/* The call may fail for want of memory. */
-	if (syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, flags) < 0 &&
-	    errno != ENOMEM && errno != EAGAIN)
-		ksft_exit_fail_perror("process_madvise");
+	served = collapse_of(pidfd, mem, POOR_WINDOWS * WINDOW, flags);
 	end = now_us();
+	if (served < 0 && served != -ENOMEM && served != -EAGAIN)
+		ksft_exit_fail_msg("process_madvise: %zd\n", served);
 	for (size_t i = 0; i < POOR_WINDOWS; i++)
 		collapsed += is_huge(mem + i * WINDOW);
 	munmap(pieces, size);
@@ -1212,7 +1206,7 @@ int main(int argc, char **argv)
 			continue;
 		part = parts[i].name;
 		parts[i].measure();
-		set(ENGINE, "rust");
+		use_engine("rust");
 		return 0;
 	}
 	ksft_exit_fail_msg("%s: there is no such part, see the head of its source\n",

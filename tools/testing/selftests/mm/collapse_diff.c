@@ -30,10 +30,6 @@
 #include "hugepage_settings.h"
 #include "../../../../mm/gup_test.h"
 
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL 102
-#endif
-
 #define CGROUP		"/sys/fs/cgroup/collapse_diff"
 #define NR_WINDOWS	2
 #define NR_PAGES	(NR_WINDOWS * PAGES)
@@ -80,27 +76,14 @@ FIXTURE(collapse_diff)
 	char story[1024];
 };
 
-static void write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
-		ksft_print_msg("%s: %s\n", path, strerror(errno));
-	if (fd >= 0)
-		close(fd);
-}
-
 FIXTURE_SETUP(collapse_diff)
 {
-	char *area;
-
 	if (access(ENGINE, W_OK))
 		SKIP(return, "no " ENGINE);
 	thp_save_settings();
 	thp_write_string("enabled", "never");
-	area = mmap(NULL, SIZE + 2 * WINDOW, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(area, MAP_FAILED);
-	self->mem = (char *)(((uintptr_t)area + WINDOW) & ~(WINDOW - 1));
+	self->mem = reserve(NR_WINDOWS);
+	ASSERT_NE(self->mem, NULL);
 	self->seed = env_number("COLLAPSE_SEED", time(NULL) ^ getpid());
 	self->rounds = env_number("COLLAPSE_ROUNDS", 30);
 	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
@@ -113,7 +96,7 @@ FIXTURE_TEARDOWN(collapse_diff)
 {
 	if (access(ENGINE, W_OK))
 		return;
-	write_text(ENGINE, "rust");
+	use_engine("rust");
 	write_text("/sys/fs/cgroup/cgroup.procs", "0");
 	rmdir(CGROUP);
 	thp_restore_settings();
@@ -304,9 +287,8 @@ static void try(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_diff) *
 	self->sharer = -1;
 	self->uffd = -1;
 	self->gup = -1;
-	ASSERT_EQ(mmap(self->mem, SIZE, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
-	write_text(ENGINE, engines[engine]);
+	ASSERT_TRUE(map_private(self->mem, SIZE));
+	use_engine(engines[engine]);
 	build(self, round);
 	look(self, &result->before);
 	/* One by one: for a range, each engine returns the errno of another window. */
@@ -316,7 +298,7 @@ static void try(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_diff) *
 
 		/* Another user may have a page for a moment, with either engine. */
 		do {
-			result->error[i] = madvise(window, WINDOW, MADV_COLLAPSE) ? errno : 0;
+			result->error[i] = collapse(window, WINDOW);
 			self->again[engine] += result->error[i] == EAGAIN;
 		} while (result->error[i] == EAGAIN && --tries);
 	}

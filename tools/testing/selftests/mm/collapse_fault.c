@@ -27,6 +27,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "collapse_pages.h"
 #include "collapse_util.h"
 #include "hugepage_settings.h"
 
@@ -37,16 +38,6 @@
 
 /* No request makes more allocations than that. */
 #define MAX_ALLOCATIONS	4000
-
-static void write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
-		ksft_print_msg("%s: %s\n", path, strerror(errno));
-	if (fd >= 0)
-		close(fd);
-}
 
 static void write_number(const char *path, unsigned long number)
 {
@@ -65,17 +56,14 @@ FIXTURE(collapse_fault)
 
 FIXTURE_SETUP(collapse_fault)
 {
-	char *area;
-
 	if (read_pmd_pagesize() != WINDOW)
 		SKIP(return, "huge pages are not of 2 MiB here");
 	if (!choose_faults(false))
 		SKIP(return, "faults cannot be injected");
 	thp_save_settings();
 	thp_write_string("enabled", "never");
-	area = mmap(NULL, (NR_WINDOWS + 1) * WINDOW, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(area, MAP_FAILED);
-	self->mem = (char *)(((uintptr_t)area + WINDOW - 1) & ~(WINDOW - 1));
+	self->mem = reserve(NR_WINDOWS);
+	ASSERT_NE(self->mem, NULL);
 	self->pagemap = open("/proc/self/pagemap", O_RDONLY);
 	self->fail_nth = open(FAIL_NTH, O_RDWR);
 	ASSERT_GE(self->fail_nth, 0);
@@ -89,49 +77,6 @@ FIXTURE_TEARDOWN(collapse_fault)
 	thp_restore_settings();
 }
 
-/* A word of a page names the page and the word. */
-static void write_page(char *page)
-{
-	uint64_t *words = (uint64_t *)page;
-
-	for (size_t i = 0; i < psize() / sizeof(*words); i += 16)
-		words[i] = (uintptr_t)page | i;
-}
-
-static bool page_reads(const char *page, bool written)
-{
-	const uint64_t *words = (const uint64_t *)page;
-
-	for (size_t i = 0; i < psize() / sizeof(*words); i += 16)
-		if (words[i] != (written ? (uintptr_t)page | i : 0))
-			return false;
-	return true;
-}
-
-static void write_every(char *window, size_t stride)
-{
-	for (size_t i = 0; i < PAGES; i += stride)
-		write_page(window + i * psize());
-}
-
-static bool window_intact(const char *window, size_t stride)
-{
-	for (size_t i = 0; i < PAGES; i++)
-		if (!page_reads(window + i * psize(), i % stride == 0))
-			return false;
-	return true;
-}
-
-/* Asks again when a page was in use in passing, as EAGAIN tells. */
-static int collapse(char *start, size_t len)
-{
-	int tries, err = EAGAIN;
-
-	for (tries = 0; err == EAGAIN && tries < 5; tries++)
-		err = madvise(start, len, MADV_COLLAPSE) ? errno : 0;
-	return err;
-}
-
 /* Collapses with the n-th allocation failing; *n is 0 afterwards if one did. */
 static int collapse_failing(FIXTURE_DATA(collapse_fault) * self, char *start, size_t len,
 			    unsigned int *n)
@@ -143,7 +88,7 @@ static int collapse_failing(FIXTURE_DATA(collapse_fault) * self, char *start, si
 	snprintf(text, sizeof(text), "%u", *n);
 	if (pwrite(self->fail_nth, text, strlen(text), 0) < 0)
 		return -1;
-	result = madvise(start, len, MADV_COLLAPSE) ? errno : 0;
+	result = collapse(start, len);
 	/* To write it ends it, be it of use or not; reading does not allocate. */
 	size = pread(self->fail_nth, text, sizeof(text) - 1, 0);
 	if (size < 0 || pwrite(self->fail_nth, "0", 1, 0) != 1)
@@ -153,37 +98,29 @@ static int collapse_failing(FIXTURE_DATA(collapse_fault) * self, char *start, si
 	return result;
 }
 
-static void remap(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_fault) * self,
-		  size_t windows)
-{
-	ASSERT_EQ(mmap(self->mem, windows * WINDOW, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
-}
-
 /* Layouts of one window, each with the stride of its written pages. */
 static void lay_dense(FIXTURE_DATA(collapse_fault) * self)
 {
-	write_every(self->mem, 1);
+	write_pages(self->mem, PAGES, 1);
 }
 
 static void lay_holes(FIXTURE_DATA(collapse_fault) * self)
 {
-	write_every(self->mem, 16);
+	write_pages(self->mem, PAGES, 16);
 	force_read_pages(self->mem, PAGES / 2, psize());
 }
 
 static void lay_swapped(FIXTURE_DATA(collapse_fault) * self)
 {
-	write_every(self->mem, 16);
+	write_pages(self->mem, PAGES, 16);
 	madvise(self->mem, PAGES / 4 * psize(), MADV_PAGEOUT);
 }
 
 static void lay_mapped_by_ptes(FIXTURE_DATA(collapse_fault) * self)
 {
-	write_every(self->mem, 1);
-	collapse(self->mem, WINDOW);
-	mprotect(self->mem, psize(), PROT_READ);
-	mprotect(self->mem, psize(), PROT_READ | PROT_WRITE);
+	write_pages(self->mem, PAGES, 1);
+	collapse_retry(self->mem, WINDOW);
+	split_mapping(self->mem);
 }
 
 /* Maps shmem, which is left to the C code. */
@@ -191,14 +128,7 @@ static void lay_shmem(FIXTURE_DATA(collapse_fault) * self)
 {
 	mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED,
 	     -1, 0);
-	write_every(self->mem, 1);
-}
-
-static long page_tables(void)
-{
-	/* Adds the counts that CPUs still hold back. */
-	write_text("/proc/sys/vm/stat_refresh", "1");
-	return read_field("/proc/vmstat", "nr_page_table_pages");
+	write_pages(self->mem, PAGES, 1);
 }
 
 static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_fault) * self,
@@ -211,7 +141,7 @@ static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_fault
 		unsigned int left = n;
 		int result;
 
-		remap(_metadata, self, 1);
+		ASSERT_TRUE(map_private(self->mem, WINDOW));
 		lay(self);
 		result = collapse_failing(self, self->mem, WINDOW, &left);
 		/* Many allocations have a second way, some only make things faster. */
@@ -224,7 +154,7 @@ static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_fault
 		EXPECT_TRUE(window_intact(self->mem, stride)) {
 			TH_LOG("allocation %u: %s", n, strerror(result));
 		}
-		EXPECT_EQ(collapse(self->mem, WINDOW), 0);
+		EXPECT_EQ(collapse_retry(self->mem, WINDOW), 0);
 		EXPECT_TRUE(is_huge(self->mem));
 		EXPECT_TRUE(window_intact(self->mem, stride));
 		if (left) {
@@ -233,15 +163,15 @@ static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_fault
 			break;
 		}
 		if (n == 1)
-			tables = page_tables();
+			tables = vmstat_of("nr_page_table_pages");
 	}
 	TH_LOG("%u allocations failed, %u calls with them", n - 1, failed_calls);
 	EXPECT_LT(n, MAX_ALLOCATIONS);
 	EXPECT_GE(failed_calls, 2);
 	/* They are freed after a grace period. */
-	for (int tries = 0; tries < 20 && page_tables() - tables >= 16; tries++)
+	for (int tries = 0; tries < 20 && vmstat_of("nr_page_table_pages") - tables >= 16; tries++)
 		sleep(1);
-	EXPECT_LT(page_tables() - tables, 16);
+	EXPECT_LT(vmstat_of("nr_page_table_pages") - tables, 16);
 }
 
 TEST_F_TIMEOUT(collapse_fault, dense, 300)
@@ -256,7 +186,7 @@ TEST_F_TIMEOUT(collapse_fault, holes, 300)
 
 TEST_F_TIMEOUT(collapse_fault, swapped, 300)
 {
-	remap(_metadata, self, 1);
+	ASSERT_TRUE(map_private(self->mem, WINDOW));
 	lay_swapped(self);
 	if (!pagemap_is_swapped(self->pagemap, self->mem))
 		SKIP(return, "nothing was swapped out: no swap?");
@@ -286,9 +216,9 @@ TEST_F_TIMEOUT(collapse_fault, huge_pages, 300)
 		unsigned int left = n;
 		int result;
 
-		remap(_metadata, self, NR_WINDOWS);
+		ASSERT_TRUE(map_private(self->mem, NR_WINDOWS * WINDOW));
 		for (size_t i = 0; i < NR_WINDOWS; i++)
-			write_every(self->mem + i * WINDOW, 4);
+			write_pages(self->mem + i * WINDOW, PAGES, 4);
 		result = collapse_failing(self, self->mem, NR_WINDOWS * WINDOW, &left);
 		EXPECT_TRUE(result == ENOMEM || result == 0);
 		EXPECT_EQ(left == 0, n <= NR_WINDOWS);
@@ -298,7 +228,7 @@ TEST_F_TIMEOUT(collapse_fault, huge_pages, 300)
 			EXPECT_EQ(is_huge(self->mem + i * WINDOW), !result || i + 1 < n);
 			EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 4));
 		}
-		EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
+		EXPECT_EQ(collapse_retry(self->mem, NR_WINDOWS * WINDOW), 0);
 		for (size_t i = 0; i < NR_WINDOWS; i++) {
 			EXPECT_TRUE(is_huge(self->mem + i * WINDOW));
 			EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 4));
@@ -319,12 +249,12 @@ static int collapse_at_limit(FIXTURE_DATA(collapse_fault) * self)
 
 	write_text(CGROUP "/cgroup.procs", "0");
 	for (size_t i = 0; i < NR_WINDOWS; i++)
-		write_every(self->mem + i * WINDOW, 1);
+		write_pages(self->mem + i * WINDOW, PAGES, 1);
 	write_text(CGROUP "/memory.swap.max", "0");
 	free_before = read_field("/proc/meminfo", "MemFree");
 	for (int i = 0; i < 64; i++) {
 		write_number(CGROUP "/memory.max", read_num(CGROUP "/memory.current") + WINDOW / 2);
-		if (collapse(self->mem, 2 * WINDOW) != EBUSY)
+		if (collapse_retry(self->mem, 2 * WINDOW) != EBUSY)
 			return failed_here();
 		if (is_huge(self->mem) || !window_intact(self->mem, 1))
 			return failed_here();
@@ -337,7 +267,7 @@ static int collapse_at_limit(FIXTURE_DATA(collapse_fault) * self)
 	}
 	/* There is room for one window at a time, but not for two. */
 	write_number(CGROUP "/memory.max", read_num(CGROUP "/memory.current") + WINDOW * 3 / 2);
-	if (collapse(self->mem, NR_WINDOWS * WINDOW))
+	if (collapse_retry(self->mem, NR_WINDOWS * WINDOW))
 		return failed_here();
 	for (size_t i = 0; i < NR_WINDOWS; i++)
 		if (!is_huge(self->mem + i * WINDOW) || !window_intact(self->mem + i * WINDOW, 1))
@@ -360,15 +290,15 @@ static int swap_in_at_limit(FIXTURE_DATA(collapse_fault) * self)
 		madvise(self->mem, 2 * WINDOW, MADV_DONTNEED);
 		write_text(CGROUP "/memory.max", "max");
 		write_text(CGROUP "/memory.swap.max", "max");
-		write_every(self->mem, 1);
-		write_every(self->mem + WINDOW, 1);
+		write_pages(self->mem, PAGES, 1);
+		write_pages(self->mem + WINDOW, PAGES, 1);
 		madvise(swapped, nr * psize(), MADV_PAGEOUT);
 		if (count_pages(swapped, WINDOW, PAGE_IS_SWAPPED) < nr / 2)
 			return KSFT_SKIP;
 		write_text(CGROUP "/memory.swap.max", "0");
 		write_number(CGROUP "/memory.max",
 			     read_num(CGROUP "/memory.current") + WINDOW * 9 / 4);
-		if (collapse(self->mem, 2 * WINDOW))
+		if (collapse_retry(self->mem, 2 * WINDOW))
 			return failed_here();
 		if (!is_huge(self->mem) || !is_huge(self->mem + WINDOW))
 			return failed_here();
@@ -397,16 +327,11 @@ static int collapse_from_another_cgroup(FIXTURE_DATA(collapse_fault) * self)
 	size_t size = MANY_WINDOWS * WINDOW, slack = MANY_WINDOWS / 4 * psize();
 	int pidfd = syscall(__NR_pidfd_open, getpid(), 0), begin[2], status;
 	long own, callers;
-	struct iovec range;
+	char *mem = reserve(MANY_WINDOWS);
 	pid_t caller;
-	char *area;
 
-	area = mmap(NULL, size + WINDOW, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-		    -1, 0);
-	if (area == MAP_FAILED || pidfd < 0 || pipe(begin))
+	if (!mem || !map_private(mem, size) || pidfd < 0 || pipe(begin))
 		return failed_here();
-	range.iov_base = (void *)(((uintptr_t)area + WINDOW - 1) & ~(WINDOW - 1));
-	range.iov_len = size;
 	write_text(CGROUP "/cgroup.procs", "0");
 	/* The child shares none of the memory, which is written to later. */
 	caller = fork();
@@ -417,8 +342,7 @@ static int collapse_from_another_cgroup(FIXTURE_DATA(collapse_fault) * self)
 		if (read(begin[0], &byte, 1) != 1)
 			_exit(failed_here());
 		callers = page_tables_of(CALLER "/memory.stat");
-		if (syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, 0U) !=
-		    (ssize_t)size)
+		if (collapse_of(pidfd, mem, size, 0) != (ssize_t)size)
 			_exit(failed_here());
 		callers = page_tables_of(CALLER "/memory.stat") - callers;
 		if (callers > (long)slack) {
@@ -428,7 +352,7 @@ static int collapse_from_another_cgroup(FIXTURE_DATA(collapse_fault) * self)
 		_exit(0);
 	}
 	for (size_t i = 0; i < size; i += psize())
-		((char *)range.iov_base)[i] = 1;
+		mem[i] = 1;
 	own = page_tables_of(CGROUP "/memory.stat");
 	if (write(begin[1], "", 1) != 1 || waitpid(caller, &status, 0) != caller)
 		return failed_here();
@@ -451,26 +375,25 @@ static int remap_in_cgroup(FIXTURE_DATA(collapse_fault) * self)
 
 	write_text(CGROUP "/cgroup.procs", "0");
 	for (size_t i = 0; i < NR_WINDOWS; i++)
-		write_every(self->mem + i * WINDOW, 1);
-	if (madvise(self->mem, NR_WINDOWS * WINDOW, MADV_COLLAPSE))
+		write_pages(self->mem + i * WINDOW, PAGES, 1);
+	if (collapse(self->mem, NR_WINDOWS * WINDOW))
 		return failed_here();
 	/* Touches what these functions need, which is charged as well. */
 	if (!is_huge(self->mem) || read_field(CGROUP "/memory.stat", names[0]) < 0)
 		return failed_here();
-	/* What CPUs hold back is known after two seconds at the latest. */
+	/* CPUs hold back counts for two seconds at most. */
 	sleep(3);
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		before[i] = read_field(CGROUP "/memory.stat", names[i]);
 	if (before[1] != (long)(NR_WINDOWS * WINDOW))
 		return failed_here();
 	for (size_t i = 0; i < NR_WINDOWS; i++) {
-		char *window = self->mem + i * WINDOW, *page = window + psize();
+		char *window = self->mem + i * WINDOW;
 
-		if (mprotect(page, psize(), PROT_READ) ||
-		    mprotect(page, psize(), PROT_READ | PROT_WRITE) || is_huge(window))
+		if (!split_mapping(window + psize()) || is_huge(window))
 			return failed_here();
 	}
-	if (madvise(self->mem, NR_WINDOWS * WINDOW, MADV_COLLAPSE))
+	if (collapse(self->mem, NR_WINDOWS * WINDOW))
 		return failed_here();
 	sleep(3);
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
@@ -512,7 +435,7 @@ TEST_F_TIMEOUT(collapse_fault, cgroup_at_limit, 300)
 {
 	int result;
 
-	remap(_metadata, self, NR_WINDOWS);
+	ASSERT_TRUE(map_private(self->mem, NR_WINDOWS * WINDOW));
 	result = run_in_cgroup(self, collapse_at_limit);
 	if (result == KSFT_SKIP)
 		SKIP(return, "no memory cgroup");
@@ -535,7 +458,7 @@ TEST_F_TIMEOUT(collapse_fault, cgroup_of_remapped, 300)
 {
 	int result;
 
-	remap(_metadata, self, NR_WINDOWS);
+	ASSERT_TRUE(map_private(self->mem, NR_WINDOWS * WINDOW));
 	result = run_in_cgroup(self, remap_in_cgroup);
 	if (result == KSFT_SKIP)
 		SKIP(return, "no memory cgroup");
@@ -546,7 +469,7 @@ TEST_F_TIMEOUT(collapse_fault, cgroup_at_limit_with_swap, 300)
 {
 	int result;
 
-	remap(_metadata, self, NR_WINDOWS);
+	ASSERT_TRUE(map_private(self->mem, NR_WINDOWS * WINDOW));
 	result = run_in_cgroup(self, swap_in_at_limit);
 	if (result == KSFT_SKIP)
 		SKIP(return, "no memory cgroup, or no swap");
@@ -562,18 +485,18 @@ static void meet_bad_page(struct __test_metadata *_metadata, FIXTURE_DATA(collap
 {
 	size_t huge = 0;
 
-	remap(_metadata, self, windows);
+	ASSERT_TRUE(map_private(self->mem, windows * WINDOW));
 	for (size_t i = 0; i < windows; i++)
-		write_every(self->mem + i * WINDOW, 1);
+		write_pages(self->mem + i * WINDOW, PAGES, 1);
 	write_number(BAD_COPY, bad);
-	EXPECT_EQ(collapse(self->mem, windows * WINDOW), EINVAL);
+	EXPECT_EQ(collapse_retry(self->mem, windows * WINDOW), EINVAL);
 	EXPECT_EQ(read_num(BAD_COPY), 0);
 	for (size_t i = 0; i < windows; i++) {
 		huge += is_huge(self->mem + i * WINDOW);
 		EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 1));
 	}
 	EXPECT_EQ(huge, windows - 1);
-	EXPECT_EQ(collapse(self->mem, windows * WINDOW), 0);
+	EXPECT_EQ(collapse_retry(self->mem, windows * WINDOW), 0);
 	for (size_t i = 0; i < windows; i++) {
 		EXPECT_TRUE(is_huge(self->mem + i * WINDOW));
 		EXPECT_TRUE(window_intact(self->mem + i * WINDOW, 1));
@@ -589,43 +512,39 @@ TEST_F_TIMEOUT(collapse_fault, machine_check, 300)
 	meet_bad_page(_metadata, self, 1, 1);
 }
 
-static void on_sigbus(int signal)
-{
-}
-
 /* Lost to a memory error before: the window is refused, the range goes on. */
 TEST_F_TIMEOUT(collapse_fault, poisoned, 300)
 {
 	unsigned long pfn;
 	char *bad;
 
-	signal(SIGBUS, on_sigbus);
-	remap(_metadata, self, NR_WINDOWS);
+	signal(SIGBUS, ignore_signal);
+	ASSERT_TRUE(map_private(self->mem, NR_WINDOWS * WINDOW));
 	for (size_t i = 0; i < NR_WINDOWS; i++)
-		write_every(self->mem + i * WINDOW, 1);
+		write_pages(self->mem + i * WINDOW, PAGES, 1);
 	bad = self->mem + WINDOW + 3 * psize();
 	pfn = pagemap_get_pfn(self->pagemap, bad);
 	if (madvise(bad, psize(), MADV_HWPOISON))
 		SKIP(return, "memory failure cannot be injected");
-	EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), EINVAL);
+	EXPECT_EQ(collapse_retry(self->mem, NR_WINDOWS * WINDOW), EINVAL);
 	EXPECT_TRUE(is_huge(self->mem));
 	EXPECT_FALSE(is_huge(self->mem + WINDOW));
 	EXPECT_TRUE(is_huge(self->mem + 2 * WINDOW));
 	EXPECT_TRUE(window_intact(self->mem, 1));
 	EXPECT_TRUE(window_intact(self->mem + 2 * WINDOW, 1));
 	for (size_t i = 0; i < PAGES; i++)
-		EXPECT_TRUE(i == 3 || page_reads(self->mem + WINDOW + i * psize(), true));
+		EXPECT_TRUE(i == 3 || page_intact(self->mem + WINDOW + i * psize()));
 	/* Without the bad page it is as good as any other. */
 	EXPECT_EQ(madvise(bad, psize(), MADV_DONTNEED), 0);
 	write_page(bad);
-	EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
+	EXPECT_EQ(collapse_retry(self->mem, NR_WINDOWS * WINDOW), 0);
 	EXPECT_TRUE(is_huge(self->mem + WINDOW));
 	EXPECT_TRUE(window_intact(self->mem + WINDOW, 1));
 	unpoison_memory(pfn);
 }
 
-/* Makes reads from swap succeed or fail. Returns whether the kernel can do so. */
-static bool swap_reads(bool succeed)
+/* Makes reads from swap, and writes to it, succeed or fail. Returns whether the kernel can. */
+static bool swap_works(bool succeed)
 {
 	char device[64], path[128];
 
@@ -647,16 +566,16 @@ TEST_F_TIMEOUT(collapse_fault, swap_unreadable, 300)
 	int mem = open("/proc/self/mem", O_RDONLY);
 	size_t unreadable = 0;
 
-	remap(_metadata, self, NR_WINDOWS);
+	ASSERT_TRUE(map_private(self->mem, NR_WINDOWS * WINDOW));
 	for (size_t i = 0; i < NR_WINDOWS; i++)
-		write_every(self->mem + i * WINDOW, 1);
+		write_pages(self->mem + i * WINDOW, PAGES, 1);
 	madvise(window, PAGES / 4 * psize(), MADV_PAGEOUT);
 	if (!pagemap_is_swapped(self->pagemap, window))
 		SKIP(return, "nothing was swapped out: no swap?");
-	if (!swap_reads(false))
+	if (!swap_works(false))
 		SKIP(return, "reads cannot be made to fail: no CONFIG_FAIL_MAKE_REQUEST?");
-	EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), EINVAL);
-	swap_reads(true);
+	EXPECT_EQ(collapse_retry(self->mem, NR_WINDOWS * WINDOW), EINVAL);
+	swap_works(true);
 	for (size_t i = 0; i < NR_WINDOWS; i++)
 		EXPECT_EQ(is_huge(self->mem + i * WINDOW), i != 1);
 	EXPECT_TRUE(window_intact(self->mem, 1));
@@ -666,7 +585,7 @@ TEST_F_TIMEOUT(collapse_fault, swap_unreadable, 300)
 		char *addr = window + i * psize();
 
 		if (pread(mem, page, psize(), (uintptr_t)addr) == psize()) {
-			EXPECT_TRUE(page_reads(addr, true));
+			EXPECT_TRUE(page_intact(addr));
 			continue;
 		}
 		unreadable++;
@@ -674,10 +593,37 @@ TEST_F_TIMEOUT(collapse_fault, swap_unreadable, 300)
 		write_page(addr);
 	}
 	EXPECT_LE(unreadable, 1);
-	EXPECT_EQ(collapse(self->mem, NR_WINDOWS * WINDOW), 0);
+	EXPECT_EQ(collapse_retry(self->mem, NR_WINDOWS * WINDOW), 0);
 	EXPECT_TRUE(is_huge(window));
 	EXPECT_TRUE(window_intact(window, 1));
 	close(mem);
+}
+
+/*
+ * A huge page that cannot be written to swap stays in the swap cache, and is mapped by PTEs
+ * from there. It can be mapped by a PMD entry again once it has given up its swap space.
+ */
+TEST_F_TIMEOUT(collapse_fault, swap_unwritable, 300)
+{
+	struct frames before;
+	size_t swapped;
+
+	ASSERT_TRUE(map_private(self->mem, WINDOW));
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	write_pages(self->mem, PAGES, 1);
+	before = frames_of(self->pagemap, self->mem);
+	if (!swap_works(false))
+		SKIP(return, "writes cannot be made to fail: no CONFIG_FAIL_MAKE_REQUEST?");
+	swapped = swap_out(self->mem, PAGES);
+	swap_works(true);
+	if (swapped < PAGES)
+		SKIP(return, "not all was unmapped: no swap?");
+	force_read_pages(self->mem, PAGES, psize());
+	EXPECT_TRUE(has_frames(self->pagemap, self->mem, &before));
+	EXPECT_EQ(collapse_retry(self->mem, WINDOW), 0);
+	EXPECT_TRUE(is_huge(self->mem));
+	EXPECT_TRUE(window_intact(self->mem, 1));
+	EXPECT_TRUE(has_frames(self->pagemap, self->mem, &before));
 }
 
 TEST_HARNESS_MAIN

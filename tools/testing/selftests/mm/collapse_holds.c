@@ -111,18 +111,11 @@ static void write_page(FIXTURE_DATA(collapse_holds) * self, size_t i, unsigned c
 	self->expected[i] = value;
 }
 
-/* Fresh memory, with nothing in it. */
-static bool map(char *mem)
-{
-	return mmap(mem, WINDOW, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == mem;
-}
-
 /* Has the first pages written, all but one hole and one zero page. */
 static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_holds) * self,
 		 size_t pages)
 {
-	ASSERT_TRUE(map(self->window));
+	ASSERT_TRUE(map_private(self->window, WINDOW));
 	memset(self->expected, 0, sizeof(self->expected));
 	for (size_t i = 0; i < pages; i++)
 		if (i != HOLE && i != ZERO_PAGE)
@@ -146,12 +139,12 @@ static bool intact(FIXTURE_DATA(collapse_holds) * self)
 	return true;
 }
 
-static void *collapse(void *argument)
+static void *run_collapse(void *argument)
 {
 	FIXTURE_DATA(collapse_holds) * self = argument;
 
 	self->collapser = gettid();
-	self->result = madvise(self->window, WINDOW, MADV_COLLAPSE) ? errno : 0;
+	self->result = collapse(self->window, WINDOW);
 	return NULL;
 }
 
@@ -162,7 +155,7 @@ static pthread_t held_collapse(struct __test_metadata *_metadata,
 	pthread_t thread;
 
 	hold_after(pass);
-	ASSERT_EQ(pthread_create(&thread, NULL, collapse, self), 0);
+	ASSERT_EQ(pthread_create(&thread, NULL, run_collapse, self), 0);
 	EXPECT_TRUE(wait_held()) {
 		TH_LOG("not held after %s", pass);
 	}
@@ -225,7 +218,7 @@ static bool register_aside(FIXTURE_DATA(collapse_holds) * self)
 	if (self->uffd >= 0)
 		close(self->uffd);
 	self->uffd = open_userfaultfd(0);
-	return map(self->aside) && self->uffd >= 0 &&
+	return map_private(self->aside, WINDOW) && self->uffd >= 0 &&
 	       !uffd_register(self->uffd, self->aside, WINDOW, true, false, false);
 }
 
@@ -786,18 +779,6 @@ static void poke(struct actor *actor)
 	ptrace(PTRACE_DETACH, actor->child, NULL, NULL);
 }
 
-static void *collapse_of(void *argument)
-{
-	struct actor *actor = argument;
-	struct iovec range = { actor->self->window, WINDOW };
-	int pidfd = syscall(__NR_pidfd_open, actor->child, 0);
-
-	actor->result = syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, 0) < 0 ?
-			errno : 0;
-	close(pidfd);
-	return NULL;
-}
-
 /* Starts a child that fills the window, and then leaves it as it is. */
 static pid_t fork_filled(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_holds) * self,
 			 int prot)
@@ -806,7 +787,7 @@ static pid_t fork_filled(struct __test_metadata *_metadata, FIXTURE_DATA(collaps
 	pid_t child;
 	char c = 0;
 
-	ASSERT_TRUE(map(self->window));
+	ASSERT_TRUE(map_private(self->window, WINDOW));
 	ASSERT_EQ(pipe(filled), 0);
 	child = fork();
 	ASSERT_GE(child, 0);
@@ -838,36 +819,38 @@ TEST_F_TIMEOUT(collapse_holds, poked, 60)
 		{ "copy", PROT_READ | PROT_WRITE },
 		{ "switch", PROT_READ | PROT_WRITE },
 		{ "fault_in", PROT_READ },
-		{ "isolate", PROT_READ },
+		{ "unmap", PROT_READ },
 		{ "copy", PROT_READ },
 		{ "switch", PROT_READ },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		unsigned long old_way = read_num(OLD_WAY);
-		struct actor collapser = { .self = self }, poker = { .self = self, .act = poke };
+		struct call call = { .start = self->window, .len = WINDOW };
+		struct actor poker = { .self = self, .act = poke };
 		struct iovec local = { self->aside, WINDOW }, remote = { self->window, WINDOW };
+		pthread_t collapser;
 
-		collapser.child = fork_filled(_metadata, self, cases[i].prot);
-		poker.child = collapser.child;
+		poker.child = fork_filled(_metadata, self, cases[i].prot);
+		call.pidfd = syscall(__NR_pidfd_open, poker.child, 0);
 		hold_after(cases[i].pass);
-		ASSERT_EQ(pthread_create(&collapser.thread, NULL, collapse_of, &collapser), 0);
+		ASSERT_EQ(pthread_create(&collapser, NULL, run_call, &call), 0);
 		EXPECT_TRUE(wait_held());
 		start_and_wait(_metadata, &poker);
-		hold_after("none");
-		finish(_metadata, &collapser);
+		let_go(_metadata, collapser);
 		finish(_metadata, &poker);
 		EXPECT_EQ(poker.result, 0);
-		EXPECT_TRUE(collapser.result == 0 || collapser.result == EAGAIN) {
-			TH_LOG("case %zu: %s", i, strerror(collapser.result));
+		EXPECT_TRUE(call.result == (ssize_t)WINDOW || call.result == -EAGAIN) {
+			TH_LOG("case %zu: %zd", i, call.result);
 		}
+		close(call.pidfd);
 		if (!(cases[i].prot & PROT_WRITE))
 			EXPECT_GT(read_num(OLD_WAY), old_way);
 
 		/* Both have the same addresses: look at a copy of what the child has. */
-		ASSERT_TRUE(map(self->aside));
+		ASSERT_TRUE(map_private(self->aside, WINDOW));
 		EXPECT_EQ(process_vm_readv(poker.child, &local, 1, &remote, 1, 0), WINDOW);
-		ASSERT_TRUE(map(self->window));
+		ASSERT_TRUE(map_private(self->window, WINDOW));
 		memset(self->expected, 0, sizeof(self->expected));
 		for (size_t j = 0; j < PAGES; j++)
 			self->expected[j] = j == HOLE || j == ZERO_PAGE ? 0 : 1 + j % 100;
@@ -989,7 +972,7 @@ static void act_while_protecting(struct __test_metadata *_metadata,
 				 uint64_t mode)
 {
 	static const char * const passes[] = {
-		"scan", "provide", "fault_in", "isolate", "copy", "switch",
+		"scan", "prealloc", "fault_in", "unmap", "copy", "switch",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(passes); i++) {
@@ -1043,11 +1026,11 @@ TEST_F_TIMEOUT(collapse_holds, watched_for_writes, 60)
  * then puts the pages back, and they have to be write-protected still: nobody has written
  * them.
  */
-TEST_F_TIMEOUT(collapse_holds, watched_while_isolated, 60)
+TEST_F_TIMEOUT(collapse_holds, watched_while_unmapped, 60)
 {
-	static const char * const isolated[] = { "isolate", "copy" };
+	static const char * const unmapped[] = { "unmap", "copy" };
 
-	for (size_t i = 0; i < ARRAY_SIZE(isolated); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(unmapped); i++) {
 		pthread_t collapser;
 
 		fill(_metadata, self, PAGES);
@@ -1055,13 +1038,13 @@ TEST_F_TIMEOUT(collapse_holds, watched_while_isolated, 60)
 		write_page(self, ZERO_PAGE, 59);
 		if (!register_for(self, UFFD_FEATURE_WP_ASYNC, UFFDIO_REGISTER_MODE_WP))
 			SKIP(return, "userfaultfd cannot do that");
-		collapser = held_collapse(_metadata, self, isolated[i]);
+		collapser = held_collapse(_metadata, self, unmapped[i]);
 		EXPECT_EQ(scan_written(self, true), PAGES);
 		EXPECT_EQ(scan_written(self, false), 0);
 		let_go(_metadata, collapser);
 		EXPECT_NE(self->result, 0);
 		EXPECT_EQ(scan_written(self, false), 0) {
-			TH_LOG("after %s", isolated[i]);
+			TH_LOG("after %s", unmapped[i]);
 		}
 		write_page(self, PAGE, 60);
 		EXPECT_EQ(scan_written(self, false), 1);
@@ -1225,13 +1208,13 @@ TEST_F_TIMEOUT(collapse_holds, large_folios_in_use, 100)
 
 	if (self->gup < 0 || !use_large_folios(true))
 		SKIP(return, "no gup_test, or no folios of four pages");
-	ASSERT_TRUE(map(self->window));
+	ASSERT_TRUE(map_private(self->window, WINDOW));
 	for (size_t i = 0; i < PAGES; i++)
 		write_page(self, i, 1 + i % 100);
 	for (size_t i = 0; i < ARRAY_SIZE(users); i++)
 		ASSERT_EQ(pthread_create(&users[i].thread, NULL, uses[i], &users[i]), 0);
 	for (; tries < TRIES && collapsed < COLLAPSES; tries++) {
-		collapse(self);
+		run_collapse(self);
 		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN) {
 			TH_LOG("%s", strerror(self->result));
 		}
@@ -1253,8 +1236,8 @@ TEST_F_TIMEOUT(collapse_holds, large_folios_in_use, 100)
 	       users[0].done, users[1].done, users[2].done);
 	EXPECT_TRUE(intact(self));
 	for (tries = 0; self->result && tries < 10; tries++)
-		collapse(self);
-	collapse(self);
+		run_collapse(self);
+	run_collapse(self);
 	EXPECT_EQ(self->result, 0);
 	EXPECT_TRUE(is_huge(self->window));
 	EXPECT_TRUE(intact(self));
@@ -1262,7 +1245,6 @@ TEST_F_TIMEOUT(collapse_holds, large_folios_in_use, 100)
 
 /* --- others that must wait, or must not ------------------------------------------- */
 
-#define TRACING		"/sys/kernel/tracing/"
 #define PROBE_NAME	"collapse_holds/drain"
 
 static bool append(const char *path, const char *text)
@@ -1318,8 +1300,7 @@ TEST_F_TIMEOUT(collapse_holds, second_is_refused_at_once, 60)
 		fill(_metadata, self, PAGES);
 		collapser = held_collapse(_metadata, self, mapped[i]);
 		before = drains();
-		EXPECT_EQ(madvise(self->window, WINDOW, MADV_COLLAPSE), -1);
-		EXPECT_EQ(errno, EAGAIN);
+		EXPECT_EQ(collapse(self->window, WINDOW), EAGAIN);
 		EXPECT_EQ(drains(), before);
 		EXPECT_EQ(nr_held(), 1);
 		let_go(_metadata, collapser);
@@ -1415,7 +1396,8 @@ static void change_mapping(struct __test_metadata *_metadata,
 	struct actor *actor;
 
 	/* From here on fork() looks for pins. */
-	if (self->gup < 0 || !map(self->aside) || !pin(self, self->aside, 1, 1) || !unpin(self))
+	if (self->gup < 0 || !map_private(self->aside, WINDOW) || !pin(self, self->aside, 1, 1) ||
+	    !unpin(self))
 		SKIP(return, "no gup_test");
 	/* Shared with the process that lets the collapse go on. */
 	actor = mmap(NULL, sizeof(*actor), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
@@ -1556,7 +1538,7 @@ TEST_F_TIMEOUT(collapse_holds, bad_when_copied_again, 60)
 		EXPECT_TRUE(intact(self));
 		write_page(self, PAGE, 68);
 		write_page(self, PAGES - 1, 69);
-		collapse(self);
+		run_collapse(self);
 		EXPECT_EQ(self->result, 0);
 		EXPECT_TRUE(is_huge(self->window));
 		EXPECT_TRUE(intact(self));
@@ -1618,17 +1600,11 @@ TEST_F_TIMEOUT(collapse_holds, pinned_out_of_zone_movable, 60)
 
 /* --- limits ------------------------------------------------------------------------ */
 
-#ifndef MADV_F_COLLAPSE_LIMITS
-#define MADV_F_COLLAPSE_LIMITS	0x10000
-#endif
-
 static void collapse_with_limits(struct actor *actor)
 {
-	struct iovec range = { actor->self->window, WINDOW };
 	int pidfd = syscall(__NR_pidfd_open, getpid(), 0);
 
-	actor->result = syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE,
-				MADV_F_COLLAPSE_LIMITS) == (ssize_t)WINDOW ? 0 : errno;
+	actor->result = collapse_of(pidfd, actor->self->window, WINDOW, MADV_F_COLLAPSE_LIMITS);
 	close(pidfd);
 }
 
@@ -1643,8 +1619,8 @@ TEST_F_TIMEOUT(collapse_holds, moving_is_not_swapped, 60)
 	pthread_t first;
 
 	fill(_metadata, self, PAGES);
-	go_way("isolate");
-	first = held_collapse(_metadata, self, "isolate");
+	go_way("unmap");
+	first = held_collapse(_metadata, self, "unmap");
 	start(_metadata, &second);
 	usleep(100000);
 	EXPECT_FALSE(second.done);
@@ -1652,7 +1628,7 @@ TEST_F_TIMEOUT(collapse_holds, moving_is_not_swapped, 60)
 	finish(_metadata, &second);
 	go_way("protect");
 	EXPECT_EQ(self->result, 0);
-	EXPECT_EQ(second.result, 0);
+	EXPECT_EQ(second.result, WINDOW);
 	EXPECT_EQ(read_field("/proc/vmstat", "thp_scan_exceed_swap_pte"), exceeded);
 	EXPECT_TRUE(is_huge(self->window));
 	EXPECT_TRUE(intact(self));

@@ -66,7 +66,7 @@ FIXTURE_TEARDOWN(collapse_numa)
 	if (!self->edge)
 		return;
 	if (self->has_engines) {
-		write_file(ENGINE, "rust", sizeof("rust"));
+		use_engine("rust");
 		hold_after("none");
 	}
 	write_num(RECLAIM_MODE, self->reclaim_mode);
@@ -78,8 +78,7 @@ static void remap(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_numa)
 {
 	self->half = windows * WINDOW;
 	self->mem = self->edge - self->half;
-	ASSERT_EQ(mmap(self->mem, 2 * self->half, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
+	ASSERT_TRUE(map_private(self->mem, 2 * self->half));
 }
 
 /* Pages that a node has to give. */
@@ -102,16 +101,6 @@ static int node_of(const char *addr)
 	return node;
 }
 
-/* Asks again when a page was in use in passing. */
-static int collapse(char *start, size_t len)
-{
-	int err = EAGAIN;
-
-	for (int tries = 0; err == EAGAIN && tries < 5; tries++)
-		err = madvise(start, len, MADV_COLLAPSE) ? errno : 0;
-	return err;
-}
-
 TEST_F(collapse_numa, where_most_pages_are)
 {
 	static const size_t on_second[] = { 0, 1, 255, 256, 257, 400, 511, 512 };
@@ -122,11 +111,11 @@ TEST_F(collapse_numa, where_most_pages_are)
 			size_t nr = on_second[i];
 
 			if (self->has_engines)
-				write_file(ENGINE, engines[j], strlen(engines[j]) + 1);
+				use_engine(engines[j]);
 			remap(_metadata, self, 1);
 			write_on(_metadata, 1, self->mem, nr);
 			write_on(_metadata, 0, self->mem + nr * psize(), PAGES - nr);
-			EXPECT_EQ(collapse(self->mem, WINDOW), 0);
+			EXPECT_EQ(collapse_retry(self->mem, WINDOW), 0);
 			EXPECT_TRUE(is_huge(self->mem));
 			/* If both nodes have as many pages, it is the first one. */
 			EXPECT_EQ(node_of(self->mem), nr > PAGES / 2) {
@@ -156,18 +145,18 @@ TEST_F(collapse_numa, nodes_too_far_apart)
 		SKIP(return, "the nodes are near each other");
 	for (size_t i = 0; i < (self->has_engines ? ARRAY_SIZE(engines) : 1); i++) {
 		if (self->has_engines)
-			write_file(ENGINE, engines[i], strlen(engines[i]) + 1);
+			use_engine(engines[i]);
 		remap(_metadata, self, 1);
 		write_on(_metadata, 0, self->mem, PAGES - 1);
 		write_on(_metadata, 1, self->mem + (PAGES - 1) * psize(), 1);
 		write_on(_metadata, 1, self->mem + WINDOW, PAGES);
 		write_num(RECLAIM_MODE, 1);
-		EXPECT_EQ(collapse(self->mem, WINDOW), EINVAL);
+		EXPECT_EQ(collapse_retry(self->mem, WINDOW), EINVAL);
 		EXPECT_FALSE(is_huge(self->mem));
-		EXPECT_EQ(collapse(self->mem + WINDOW, WINDOW), 0);
+		EXPECT_EQ(collapse_retry(self->mem + WINDOW, WINDOW), 0);
 		/* Without zone_reclaim_mode the distance of the nodes does not matter. */
 		write_num(RECLAIM_MODE, 0);
-		EXPECT_EQ(collapse(self->mem, WINDOW), 0);
+		EXPECT_EQ(collapse_retry(self->mem, WINDOW), 0);
 		EXPECT_TRUE(is_huge(self->mem));
 	}
 }
@@ -176,7 +165,7 @@ static void *collapse_both(void *argument)
 {
 	FIXTURE_DATA(collapse_numa) * self = argument;
 
-	self->result = madvise(self->mem, 2 * self->half, MADV_COLLAPSE) ? errno : 0;
+	self->result = collapse(self->mem, 2 * self->half);
 	return NULL;
 }
 
@@ -194,7 +183,7 @@ static int huge_pages_for_both(struct __test_metadata *_metadata,
 	remap(_metadata, self, windows);
 	write_on(_metadata, 0, self->mem, windows * PAGES);
 	write_on(_metadata, second, self->edge, windows * PAGES);
-	hold_after("provide");
+	hold_after("prealloc");
 	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_both, self), 0);
 	EXPECT_TRUE(wait_nr_held(1));
 	EXPECT_EQ(madvise(self->mem, self->half, MADV_DONTNEED), 0);
@@ -230,19 +219,9 @@ TEST_F(collapse_numa, left_over_huge_pages)
 	end_faults();
 }
 
-static void *collapse_window(void *mem)
+static void *retry_window(void *window)
 {
-	return (void *)(intptr_t)collapse(mem, WINDOW);
-}
-
-static unsigned long vmstat_of(const char *name)
-{
-	char text[16384], *line;
-
-	if (read_file("/proc/vmstat", text, sizeof(text)) <= 0)
-		return 0;
-	line = strstr(text, name);
-	return line ? strtoul(line + strlen(name), NULL, 10) : 0;
+	return (void *)(intptr_t)collapse_retry(window, WINDOW);
 }
 
 /*
@@ -252,8 +231,9 @@ static unsigned long vmstat_of(const char *name)
  */
 TEST_F_TIMEOUT(collapse_numa, balanced_while_it_is_copied, 120)
 {
-	unsigned long before, updates;
 	pthread_t collapser;
+	long updates;
+	time_t begun;
 	void *result;
 	char *page;
 
@@ -268,16 +248,16 @@ TEST_F_TIMEOUT(collapse_numa, balanced_while_it_is_copied, 120)
 	write_num(BALANCING_SCAN "scan_period_min_ms", 10);
 	write_num(BALANCING_SCAN "scan_period_max_ms", 10);
 	hold_after("copy");
-	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_window, self->mem), 0);
+	ASSERT_EQ(pthread_create(&collapser, NULL, retry_window, self->mem), 0);
 	EXPECT_TRUE(wait_nr_held(1));
 	memset(page, 77, psize());
-	updates = vmstat_of("numa_pte_updates ");
+	updates = vmstat_of("numa_pte_updates");
 	write_num(BALANCING, 1);
 	/* A task's memory is scanned while it runs. Two scans reach all of it. */
-	for (before = time(NULL); time(NULL) < (time_t)before + 12;)
+	for (begun = time(NULL); time(NULL) < begun + 12;)
 		for (size_t i = 0; i < PAGES; i++)
 			FORCE_READ(self->mem[self->half + i * psize()]);
-	EXPECT_GT(vmstat_of("numa_pte_updates "), updates);
+	EXPECT_GT(vmstat_of("numa_pte_updates"), updates);
 	write_num(BALANCING, 0);
 	for (size_t i = 0; i < PAGES; i++)
 		FORCE_READ(self->mem[i * psize()]);

@@ -37,26 +37,18 @@
 #include "hugepage_settings.h"
 #include "../../../../mm/gup_test.h"
 
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL 102
-#define MADV_GUARD_REMOVE 103
-#endif
-#ifndef MADV_F_COLLAPSE_LIMITS
-#define MADV_F_COLLAPSE_LIMITS	0x10000
-#endif
-
 /* Slots that are not backed by a page of their own. */
 #define HOLE		100
 #define ZERO_PAGE	200
 
 /* The way that the window is collapsed. */
-enum way { PROTECT, ISOLATE, REMAP, NR_WAYS };
+enum way { PROTECT, UNMAP, REMAP, NR_WAYS };
 
 /* The passes of each way. */
 static const char * const passes[NR_WAYS][6] = {
-	[PROTECT] = { "scan", "provide", "fault_in", "protect", "copy", "switch" },
-	[ISOLATE] = { "scan", "provide", "fault_in", "isolate", "copy", "switch" },
-	[REMAP] = { "scan", "provide", "fault_in", "remap" },
+	[PROTECT] = { "scan", "prealloc", "fault_in", "protect", "copy", "switch" },
+	[UNMAP] = { "scan", "prealloc", "fault_in", "unmap", "copy", "switch" },
+	[REMAP] = { "scan", "prealloc", "fault_in", "remap" },
 };
 
 FIXTURE(collapse_race)
@@ -255,10 +247,6 @@ static void act_soft_offline(FIXTURE_DATA(collapse_race) * self)
 	madvise(page(self, 20), psize(), MADV_SOFT_OFFLINE);
 }
 
-static void on_sigbus(int signal)
-{
-}
-
 /* An access to the page would be fatal from now on: see forget_poisoned(). */
 static void act_poison(FIXTURE_DATA(collapse_race) * self)
 {
@@ -312,9 +300,16 @@ static void act_move_page_aside(FIXTURE_DATA(collapse_race) * self)
 /* The other code takes mmap_lock for write, and so waits where we have a lock. */
 static void act_collapse_in_c(FIXTURE_DATA(collapse_race) * self)
 {
-	write_file(ENGINE, "c", sizeof("c"));
-	madvise(self->window, WINDOW, MADV_COLLAPSE);
-	write_file(ENGINE, "rust", sizeof("rust"));
+	use_engine("c");
+	collapse(self->window, WINDOW);
+	use_engine("rust");
+}
+
+/* The window is huge then, or would have been, and its mapping is split. */
+static void act_collapse_and_split(FIXTURE_DATA(collapse_race) * self)
+{
+	collapse(self->window, WINDOW);
+	split_mapping(page(self, 3));
 }
 
 /*
@@ -498,7 +493,7 @@ FIXTURE_VARIANT_ADD(collapse_race, soft_offline)
 FIXTURE_VARIANT_ADD(collapse_race, poison)
 {
 	.act = act_poison,
-	/* The isolation finds the bad page. */
+	/* The protect pass finds the bad page. */
 	.early_passes = 3,
 	.early = EINVAL,
 };
@@ -556,6 +551,11 @@ FIXTURE_VARIANT_ADD(collapse_race, collapse_in_c)
 	.early = 0,
 };
 
+FIXTURE_VARIANT_ADD(collapse_race, collapse_and_split)
+{
+	.act = act_collapse_and_split,
+};
+
 FIXTURE_VARIANT_ADD(collapse_race, migrate)
 {
 	.act = act_migrate,
@@ -578,7 +578,7 @@ FIXTURE_SETUP(collapse_race)
 	self->uffd = -1;
 	self->gup = -1;
 	find_swap(self->swap, sizeof(self->swap));
-	signal(SIGBUS, on_sigbus);
+	signal(SIGBUS, ignore_signal);
 }
 
 FIXTURE_TEARDOWN(collapse_race)
@@ -599,10 +599,8 @@ static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_race) 
 
 	self->mem = self->window;
 	self->mapped = PAGES;
-	ASSERT_EQ(mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
-	ASSERT_EQ(mmap(self->aside, psize(), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->aside);
+	ASSERT_TRUE(map_private(self->mem, WINDOW));
+	ASSERT_TRUE(map_private(self->aside, psize()));
 	memset(self->expected, 0, sizeof(self->expected));
 	memset(self->lazy, 0, sizeof(self->lazy));
 	for (size_t i = 0; i < PAGES; i++)
@@ -610,9 +608,8 @@ static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_race) 
 			write_page(self, i, 1 + i % 100);
 	FORCE_READ(page(self, ZERO_PAGE)[0]);
 	if (whole) {
-		ASSERT_EQ(madvise(self->mem, WINDOW, MADV_COLLAPSE), 0);
-		ASSERT_EQ(mprotect(self->mem, psize(), PROT_READ), 0);
-		ASSERT_EQ(mprotect(self->mem, psize(), PROT_READ | PROT_WRITE), 0);
+		ASSERT_EQ(collapse(self->mem, WINDOW), 0);
+		ASSERT_TRUE(split_mapping(self->mem));
 	}
 	if (variant->freed_lazily) {
 		madvise(self->mem, WINDOW, MADV_FREE);
@@ -636,11 +633,11 @@ static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_race) 
 	}
 }
 
-static void *collapse(void *argument)
+static void *run_collapse(void *argument)
 {
 	FIXTURE_DATA(collapse_race) * self = argument;
 
-	self->result = madvise(self->window, WINDOW, MADV_COLLAPSE) ? errno : 0;
+	self->result = collapse(self->window, WINDOW);
 	return NULL;
 }
 
@@ -700,15 +697,15 @@ static void act_in_each_pass(struct __test_metadata *_metadata,
 			     const FIXTURE_VARIANT(collapse_race) * variant, enum way way)
 {
 	size_t early_passes = variant->early_passes;
-	bool isolates = way == ISOLATE;
+	bool unmaps = way == UNMAP;
 
 	if (way == PROTECT && variant->early_mapped)
 		early_passes = variant->early_mapped;
 	if (way == REMAP)
 		early_passes = 0;
-	go_way(isolates ? "isolate" : "protect");
+	go_way(unmaps ? "unmap" : "protect");
 	if (way == PROTECT && (variant->write_protected || variant->read_only))
-		way = ISOLATE;
+		way = UNMAP;
 	for (size_t i = 0; i < ARRAY_SIZE(passes[way]) && passes[way][i]; i++) {
 		struct actor actor = { .self = self, .act = variant->act };
 		const char *pass = passes[way][i];
@@ -717,7 +714,7 @@ static void act_in_each_pass(struct __test_metadata *_metadata,
 
 		fill(_metadata, self, variant, way == REMAP);
 		hold_after(pass);
-		ASSERT_EQ(pthread_create(&collapser, NULL, collapse, self), 0);
+		ASSERT_EQ(pthread_create(&collapser, NULL, run_collapse, self), 0);
 		/* Without swap entries there is nothing to fault in, yet the pass is passed. */
 		EXPECT_TRUE(wait_held());
 
@@ -730,7 +727,7 @@ static void act_in_each_pass(struct __test_metadata *_metadata,
 		ASSERT_EQ(pthread_join(collapser, NULL), 0);
 		ASSERT_EQ(pthread_join(acting, NULL), 0);
 		if (variant->early_passes && way != REMAP &&
-		    (isolates || acts_at_once || variant->early_mapped)) {
+		    (unmaps || acts_at_once || variant->early_mapped)) {
 			int late = way == PROTECT ? variant->late_mapped : 0;
 
 			EXPECT_TRUE(acts_at_once ? self->result == variant->early :
@@ -774,9 +771,9 @@ TEST_F_TIMEOUT(collapse_race, in_each_pass, 300)
 	act_in_each_pass(_metadata, self, variant, PROTECT);
 }
 
-TEST_F_TIMEOUT(collapse_race, in_each_pass_isolated, 300)
+TEST_F_TIMEOUT(collapse_race, in_each_pass_unmapped, 300)
 {
-	act_in_each_pass(_metadata, self, variant, ISOLATE);
+	act_in_each_pass(_metadata, self, variant, UNMAP);
 }
 
 TEST_F_TIMEOUT(collapse_race, in_each_pass_remapped, 300)
@@ -830,8 +827,7 @@ FIXTURE_TEARDOWN(collapse_ends)
 
 static void fill_windows(struct __test_metadata *_metadata, char *mem)
 {
-	ASSERT_EQ(mmap(mem, SIZE, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), mem);
+	ASSERT_TRUE(map_private(mem, SIZE));
 	for (size_t i = 0; i < NR_WINDOWS * PAGES; i += STRIDE)
 		memset(mem + i * psize(), 1 + i % 97, psize());
 }
@@ -848,51 +844,29 @@ static bool windows_intact(const char *mem)
 	return true;
 }
 
-static size_t huge_windows(char *mem)
-{
-	size_t huge = 0;
-
-	for (size_t i = 0; i < NR_WINDOWS; i++)
-		huge += is_huge(mem + i * WINDOW);
-	return huge;
-}
-
-static int collapse_of_with(int pidfd, char *mem, size_t size, unsigned int flags)
-{
-	struct iovec range = { mem, size };
-
-	return syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, flags) < 0 ?
-	       errno : 0;
-}
-
-static int collapse_of(int pidfd, char *mem, size_t size)
-{
-	return collapse_of_with(pidfd, mem, size, 0);
-}
-
 /* The process ends although its collapse is to be held, and does no more than its batch. */
 TEST_F_TIMEOUT(collapse_ends, collapser_is_killed, 300)
 {
-	static const size_t at_most[] = { 0, 0, 1, 1, BATCH, BATCH };
+	static const int at_most[] = { 0, 0, 1, 1, BATCH, BATCH };
 	int pidfd = syscall(__NR_pidfd_open, getpid(), 0), status;
 
 	for (size_t i = 0; i < ARRAY_SIZE(passes[PROTECT]); i++) {
-		size_t huge;
 		pid_t child;
+		int huge;
 
 		fill_windows(_metadata, self->mem);
 		hold_after(passes[PROTECT][i]);
 		child = fork();
 		ASSERT_GE(child, 0);
 		if (!child)
-			_exit(collapse_of(pidfd, self->mem, SIZE));
+			_exit(collapse_of(pidfd, self->mem, SIZE, 0) != SIZE);
 		EXPECT_TRUE(wait_held());
 		kill(child, SIGKILL);
 		ASSERT_EQ(waitpid(child, &status, 0), child);
 		EXPECT_TRUE(WIFSIGNALED(status));
 		hold_after("none");
 
-		huge = huge_windows(self->mem);
+		huge = nr_huge(getpid(), self->mem, NR_WINDOWS);
 		EXPECT_LE(huge, at_most[i]) {
 			TH_LOG("after %s", passes[PROTECT][i]);
 		}
@@ -913,7 +887,7 @@ TEST_F_TIMEOUT(collapse_ends, collapser_of_its_own_is_killed, 300)
 		child = fork();
 		ASSERT_GE(child, 0);
 		if (!child)
-			_exit(!!madvise(self->mem, SIZE, MADV_COLLAPSE));
+			_exit(collapse(self->mem, SIZE));
 		EXPECT_TRUE(wait_held());
 		kill(child, SIGKILL);
 		ASSERT_EQ(waitpid(child, NULL, 0), child);
@@ -923,29 +897,11 @@ TEST_F_TIMEOUT(collapse_ends, collapser_of_its_own_is_killed, 300)
 	}
 }
 
-struct remote {
-	int pidfd;
-	char *mem;
-	size_t size;
-	unsigned int flags;
-	pid_t tid;
-	int result;
-};
-
-static void *collapse_remote(void *argument)
-{
-	struct remote *remote = argument;
-
-	remote->tid = gettid();
-	remote->result = collapse_of_with(remote->pidfd, remote->mem, remote->size, remote->flags);
-	return NULL;
-}
-
 static void target_ends(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_ends) * self,
 			bool exec)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(passes[PROTECT]); i++) {
-		struct remote remote = { .mem = self->mem, .size = SIZE, .result = -1 };
+		struct call remote = { .start = self->mem, .len = SIZE };
 		pthread_t collapser;
 		int go[2], status;
 		pid_t child;
@@ -962,7 +918,7 @@ static void target_ends(struct __test_metadata *_metadata, FIXTURE_DATA(collapse
 		}
 		remote.pidfd = syscall(__NR_pidfd_open, child, 0);
 		hold_after(passes[PROTECT][i]);
-		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
+		ASSERT_EQ(pthread_create(&collapser, NULL, run_call, &remote), 0);
 		EXPECT_TRUE(wait_held());
 		EXPECT_EQ(write(go[1], "", 1), 1);
 		/* The child need not wait until we are gone. */
@@ -970,8 +926,8 @@ static void target_ends(struct __test_metadata *_metadata, FIXTURE_DATA(collapse
 		EXPECT_EQ(status, 0);
 		hold_after("none");
 		ASSERT_EQ(pthread_join(collapser, NULL), 0);
-		TH_LOG("after %s: %s", passes[PROTECT][i], strerror(remote.result));
-		EXPECT_NE(remote.result, -1);
+		TH_LOG("after %s: %zd", passes[PROTECT][i], remote.result);
+		EXPECT_NE(remote.result, 0);
 		EXPECT_TRUE(windows_intact(self->mem));
 		close(remote.pidfd);
 		close(go[0]);
@@ -993,7 +949,7 @@ TEST_F_TIMEOUT(collapse_ends, target_executes, 300)
 TEST_F_TIMEOUT(collapse_ends, target_is_reaped, 300)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(passes[PROTECT]); i++) {
-		struct remote remote = { .mem = self->mem, .size = SIZE, .result = -1 };
+		struct call remote = { .start = self->mem, .len = SIZE };
 		pthread_t collapser;
 		int status;
 		pid_t child;
@@ -1011,7 +967,7 @@ TEST_F_TIMEOUT(collapse_ends, target_is_reaped, 300)
 		ASSERT_EQ(ptrace(PTRACE_SETOPTIONS, child, NULL, PTRACE_O_TRACEEXIT), 0);
 		remote.pidfd = syscall(__NR_pidfd_open, child, 0);
 		hold_after(passes[PROTECT][i]);
-		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
+		ASSERT_EQ(pthread_create(&collapser, NULL, run_call, &remote), 0);
 		EXPECT_TRUE(wait_held());
 		ASSERT_EQ(ptrace(PTRACE_CONT, child, NULL, NULL), 0);
 		ASSERT_EQ(waitpid(child, &status, 0), child);
@@ -1019,8 +975,8 @@ TEST_F_TIMEOUT(collapse_ends, target_is_reaped, 300)
 		EXPECT_EQ(syscall(__NR_process_mrelease, remote.pidfd, 0), 0);
 		hold_after("none");
 		ASSERT_EQ(pthread_join(collapser, NULL), 0);
-		EXPECT_EQ(remote.result, EINVAL) {
-			TH_LOG("after %s: %s", passes[PROTECT][i], strerror(remote.result));
+		EXPECT_EQ(remote.result, -EINVAL) {
+			TH_LOG("after %s", passes[PROTECT][i]);
 		}
 		ptrace(PTRACE_CONT, child, NULL, NULL);
 		ASSERT_EQ(waitpid(child, &status, 0), child);
@@ -1047,11 +1003,6 @@ static void *write_on(void *argument)
 	return NULL;
 }
 
-static void *collapse_window(void *mem)
-{
-	return (void *)(intptr_t)madvise(mem, WINDOW, MADV_COLLAPSE);
-}
-
 /*
  * A thread that writes a page all the time has it in the TLB of another CPU. With
  * migration entries, the thread must be stopped before the page is copied. Later it
@@ -1059,9 +1010,9 @@ static void *collapse_window(void *mem)
  */
 TEST_F_TIMEOUT(collapse_ends, writer_is_stopped, 120)
 {
-	static const char * const quiet[] = { "isolate", "copy" };
+	static const char * const quiet[] = { "unmap", "copy" };
 
-	go_way("isolate");
+	go_way("unmap");
 
 	for (size_t i = 0; i < ARRAY_SIZE(quiet); i++) {
 		struct writer writer = { .word = (atomic_ulong *)(self->mem + 3 * psize()) };
@@ -1168,8 +1119,7 @@ TEST_F_TIMEOUT(collapse_ends, refused_owes_its_flush, 60)
 		usleep(1000);
 	ASSERT_EQ(pthread_create(&refusing, NULL, refuse_counts, &stop), 0);
 	usleep(10000);
-	EXPECT_EQ(madvise(self->mem, WINDOW, MADV_COLLAPSE), -1);
-	EXPECT_EQ(errno, EAGAIN);
+	EXPECT_EQ(collapse(self->mem, WINDOW), EAGAIN);
 	EXPECT_EQ(mprotect(self->mem, WINDOW, PROT_READ), 0);
 	before = *writer.word;
 	usleep(50000);
@@ -1195,8 +1145,7 @@ TEST_F_TIMEOUT(collapse_ends, written_meanwhile, 120)
 		pthread_t collapser;
 		void *result;
 
-		ASSERT_EQ(mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
+		ASSERT_TRUE(map_private(self->mem, WINDOW));
 		memset(self->mem, 1, WINDOW);
 		hold_after(mapped[i % ARRAY_SIZE(mapped)]);
 		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_window, self->mem), 0);
@@ -1222,8 +1171,7 @@ TEST_F_TIMEOUT(collapse_ends, written_all_the_time, 120)
 	pthread_t collapser;
 	void *result;
 
-	ASSERT_EQ(mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
+	ASSERT_TRUE(map_private(self->mem, WINDOW));
 	memset(self->mem, 1, WINDOW);
 	hold_after("protect");
 	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_window, self->mem), 0);
@@ -1231,7 +1179,7 @@ TEST_F_TIMEOUT(collapse_ends, written_all_the_time, 120)
 		EXPECT_TRUE(wait_held());
 		EXPECT_TRUE(held_next("copy"));
 		memset(self->mem, 2 + round, WINDOW);
-		hold_after(round < 2 ? "protect" : "isolate");
+		hold_after(round < 2 ? "protect" : "unmap");
 	}
 	EXPECT_TRUE(wait_held());
 	hold_after("none");
@@ -1256,7 +1204,7 @@ static pid_t fork_paused(void)
 /* A page that another collapse holds is not waited for. */
 TEST_F_TIMEOUT(collapse_ends, shared_with_held_one, 60)
 {
-	struct remote remote = { .mem = self->mem, .size = SIZE, .result = -1 };
+	struct call remote = { .start = self->mem, .len = SIZE };
 	pthread_t collapser;
 	int status;
 	pid_t child;
@@ -1266,24 +1214,23 @@ TEST_F_TIMEOUT(collapse_ends, shared_with_held_one, 60)
 	ASSERT_GE(child, 0);
 	remote.pidfd = syscall(__NR_pidfd_open, child, 0);
 	hold_after("protect");
-	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
+	ASSERT_EQ(pthread_create(&collapser, NULL, run_call, &remote), 0);
 	EXPECT_TRUE(wait_held());
-	EXPECT_EQ(madvise(self->mem, BATCH * WINDOW, MADV_COLLAPSE), -1);
-	EXPECT_EQ(errno, EAGAIN);
+	EXPECT_EQ(collapse(self->mem, BATCH * WINDOW), EAGAIN);
 	hold_after("none");
 	ASSERT_EQ(pthread_join(collapser, NULL), 0);
-	EXPECT_EQ(remote.result, 0);
+	EXPECT_EQ(remote.result, SIZE);
 	kill(child, SIGKILL);
 	ASSERT_EQ(waitpid(child, &status, 0), child);
 	EXPECT_TRUE(windows_intact(self->mem));
-	EXPECT_EQ(madvise(self->mem, SIZE, MADV_COLLAPSE), 0);
-	EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
+	EXPECT_EQ(collapse(self->mem, SIZE), 0);
+	EXPECT_EQ(nr_huge(getpid(), self->mem, NR_WINDOWS), NR_WINDOWS);
 	EXPECT_TRUE(windows_intact(self->mem));
 }
 
 static void *collapse_all(void *mem)
 {
-	return (void *)(intptr_t)madvise(mem, SIZE, MADV_COLLAPSE);
+	return (void *)(intptr_t)collapse(mem, SIZE);
 }
 
 struct toucher {
@@ -1328,13 +1275,13 @@ TEST_F_TIMEOUT(collapse_ends, batch_is_cut_short, 120)
 		/* Waits for the lock of the VMA, or for a page. */
 		bool maps;
 	} cuts[] = {
-		{ "fault_in", "isolate", true },
-		{ "isolate", "copy", false },
+		{ "fault_in", "unmap", true },
+		{ "unmap", "copy", false },
 	};
 
 	ASSERT_EQ(stay_on_this_cpu(), 0);
 	/* Where sources stay mapped nothing waits for a page. */
-	go_way("isolate");
+	go_way("unmap");
 	for (size_t i = 0; i < ARRAY_SIZE(cuts); i++) {
 		struct toucher waiting = {
 			.page = self->mem + (cuts[i].maps ? NR_WINDOWS - 1 : THIRD_BATCH) * WINDOW,
@@ -1367,7 +1314,7 @@ TEST_F_TIMEOUT(collapse_ends, batch_is_cut_short, 120)
 		ASSERT_EQ(pthread_join(waiter, NULL), 0);
 		ASSERT_EQ(pthread_join(reader, NULL), 0);
 		EXPECT_EQ(result, NULL);
-		EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
+		EXPECT_EQ(nr_huge(getpid(), self->mem, NR_WINDOWS), NR_WINDOWS);
 		EXPECT_TRUE(windows_intact(self->mem));
 	}
 }
@@ -1393,7 +1340,7 @@ TEST_F_TIMEOUT(collapse_ends, mapping_is_split, 60)
 	ASSERT_EQ(stay_on_this_cpu(), 0);
 	for (int gone = 0; gone <= 1; gone++) {
 		fill_windows(_metadata, self->mem);
-		hold_after("provide");
+		hold_after("prealloc");
 		ASSERT_EQ(pthread_create(&collapser, NULL, collapse_all, self->mem), 0);
 		EXPECT_TRUE(wait_held());
 		EXPECT_EQ(madvise(self->mem, WINDOW, MADV_DONTDUMP), 0);
@@ -1406,22 +1353,22 @@ TEST_F_TIMEOUT(collapse_ends, mapping_is_split, 60)
 		hold_after("none");
 		ASSERT_EQ(pthread_join(collapser, &result), 0);
 		EXPECT_EQ(!result, !gone);
-		EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS - gone);
+		EXPECT_EQ(nr_huge(getpid(), self->mem, NR_WINDOWS), NR_WINDOWS - gone);
 		if (gone) {
 			EXPECT_EQ(mremap(aside, WINDOW, WINDOW, MREMAP_MAYMOVE | MREMAP_FIXED,
 					 second), second);
 			EXPECT_EQ(collapse_all(self->mem), NULL);
-			EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
+			EXPECT_EQ(nr_huge(getpid(), self->mem, NR_WINDOWS), NR_WINDOWS);
 		}
 		EXPECT_TRUE(windows_intact(self->mem));
 	}
 }
 
-/* The limit of shared pages is checked again when the pages are isolated. */
+/* The limit of shared pages is checked again when the pages are locked. */
 TEST_F_TIMEOUT(collapse_ends, shared_meanwhile, 60)
 {
-	struct remote remote = {
-		.mem = self->mem, .size = SIZE, .flags = MADV_F_COLLAPSE_LIMITS, .result = -1,
+	struct call remote = {
+		.start = self->mem, .len = SIZE, .flags = MADV_F_COLLAPSE_LIMITS,
 	};
 	pthread_t collapser;
 	pid_t child;
@@ -1429,20 +1376,20 @@ TEST_F_TIMEOUT(collapse_ends, shared_meanwhile, 60)
 	thp_write_num("khugepaged/max_ptes_shared", 0);
 	fill_windows(_metadata, self->mem);
 	remote.pidfd = syscall(__NR_pidfd_open, getpid(), 0);
-	hold_after("provide");
-	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
+	hold_after("prealloc");
+	ASSERT_EQ(pthread_create(&collapser, NULL, run_call, &remote), 0);
 	EXPECT_TRUE(wait_held());
 	child = fork_paused();
 	ASSERT_GE(child, 0);
 	hold_after("none");
 	ASSERT_EQ(pthread_join(collapser, NULL), 0);
-	EXPECT_EQ(remote.result, EBUSY);
-	EXPECT_EQ(huge_windows(self->mem), 0);
+	EXPECT_EQ(remote.result, -EBUSY);
+	EXPECT_EQ(nr_huge(getpid(), self->mem, NR_WINDOWS), 0);
 	EXPECT_TRUE(windows_intact(self->mem));
 	kill(child, SIGKILL);
 	ASSERT_EQ(waitpid(child, NULL, 0), child);
-	EXPECT_EQ(collapse_of_with(remote.pidfd, self->mem, SIZE, MADV_F_COLLAPSE_LIMITS), 0);
-	EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
+	EXPECT_EQ(collapse_of(remote.pidfd, self->mem, SIZE, MADV_F_COLLAPSE_LIMITS), SIZE);
+	EXPECT_EQ(nr_huge(getpid(), self->mem, NR_WINDOWS), NR_WINDOWS);
 	close(remote.pidfd);
 }
 
@@ -1469,21 +1416,21 @@ TEST_F_TIMEOUT(collapse_ends, swap_in_waits, 120)
 {
 	static const struct {
 		void (*act)(char *mem);
-		int result;
+		ssize_t result;
 	} cases[] = {
-		{ stay, 0 },
-		{ discard_window, EINVAL },
-		{ unmap_window, EINVAL },
-		{ replace_window, EINVAL },
+		{ stay, WINDOW },
+		{ discard_window, -EINVAL },
+		{ unmap_window, -EINVAL },
+		{ replace_window, -EINVAL },
 	};
 	int pagemap = open("/proc/self/pagemap", O_RDONLY);
 	char *swapped = self->mem + WINDOW;
 
 	/* Where sources stay mapped, each may refuse for the reference of the other. */
-	go_way("isolate");
+	go_way("unmap");
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		struct remote holder = { .mem = swapped, .size = WINDOW, .result = -1 };
-		struct remote waiter = { .mem = swapped, .size = WINDOW, .result = -1 };
+		struct call holder = { .start = swapped, .len = WINDOW };
+		struct call waiter = { .start = swapped, .len = WINDOW };
 		pthread_t holding, waiting;
 		pid_t child;
 
@@ -1495,16 +1442,16 @@ TEST_F_TIMEOUT(collapse_ends, swap_in_waits, 120)
 		ASSERT_GE(child, 0);
 		holder.pidfd = syscall(__NR_pidfd_open, child, 0);
 		waiter.pidfd = syscall(__NR_pidfd_open, getpid(), 0);
-		hold_after("isolate");
-		ASSERT_EQ(pthread_create(&holding, NULL, collapse_remote, &holder), 0);
+		hold_after("unmap");
+		ASSERT_EQ(pthread_create(&holding, NULL, run_call, &holder), 0);
 		EXPECT_TRUE(wait_held());
-		ASSERT_EQ(pthread_create(&waiting, NULL, collapse_remote, &waiter), 0);
+		ASSERT_EQ(pthread_create(&waiting, NULL, run_call, &waiter), 0);
 		EXPECT_TRUE(wait_asleep(&waiter.tid));
 		cases[i].act(swapped);
 		hold_after("none");
 		ASSERT_EQ(pthread_join(holding, NULL), 0);
 		ASSERT_EQ(pthread_join(waiting, NULL), 0);
-		EXPECT_EQ(holder.result, 0);
+		EXPECT_EQ(holder.result, WINDOW);
 		EXPECT_EQ(waiter.result, cases[i].result) {
 			TH_LOG("case %zu", i);
 		}
@@ -1533,7 +1480,7 @@ static void *collapse_at_home(void *argument)
 
 	traveller->tid = gettid();
 	sched_setaffinity(0, sizeof(traveller->home), &traveller->home);
-	traveller->result = madvise(traveller->mem, 2 * WINDOW, MADV_COLLAPSE) ? errno : 0;
+	traveller->result = collapse(traveller->mem, 2 * WINDOW);
 	return NULL;
 }
 
@@ -1589,10 +1536,10 @@ out:
  * Two collapses have found a page unlocked, and both want it. One gets it, and is held
  * with it. The other must not wait, and puts back the pages that it has.
  */
-TEST_F_TIMEOUT(collapse_ends, two_isolate_the_same, 60)
+TEST_F_TIMEOUT(collapse_ends, two_unmap_the_same, 60)
 {
-	struct remote remotes[2];
-	pthread_t collapsers[2];
+	struct call remotes[2];
+	pthread_t collapsers[ARRAY_SIZE(remotes)];
 	int again = 0, status;
 	pid_t child;
 
@@ -1600,33 +1547,32 @@ TEST_F_TIMEOUT(collapse_ends, two_isolate_the_same, 60)
 	child = fork_paused();
 	ASSERT_GE(child, 0);
 	hold_after("fault_in");
-	for (int i = 0; i < 2; i++) {
-		remotes[i] = (struct remote){
+	for (size_t i = 0; i < ARRAY_SIZE(remotes); i++) {
+		remotes[i] = (struct call){
 			.pidfd = syscall(__NR_pidfd_open, i ? child : getpid(), 0),
-			.mem = self->mem,
-			.size = WINDOW,
-			.result = -1,
+			.start = self->mem,
+			.len = WINDOW,
 		};
-		ASSERT_EQ(pthread_create(&collapsers[i], NULL, collapse_remote, &remotes[i]), 0);
+		ASSERT_EQ(pthread_create(&collapsers[i], NULL, run_call, &remotes[i]), 0);
 	}
 	EXPECT_TRUE(wait_nr_held(2));
 	hold_after("protect");
-	while (remotes[0].result == -1 && remotes[1].result == -1)
+	while (!remotes[0].result && !remotes[1].result)
 		usleep(1000);
 	EXPECT_TRUE(wait_held());
 	EXPECT_EQ(nr_held(), 1);
 	hold_after("none");
-	for (int i = 0; i < 2; i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(remotes); i++) {
 		ASSERT_EQ(pthread_join(collapsers[i], NULL), 0);
-		again += remotes[i].result == EAGAIN;
+		again += remotes[i].result == -EAGAIN;
 		close(remotes[i].pidfd);
 	}
 	EXPECT_EQ(again, 1);
 	kill(child, SIGKILL);
 	ASSERT_EQ(waitpid(child, &status, 0), child);
 	EXPECT_TRUE(windows_intact(self->mem));
-	EXPECT_EQ(madvise(self->mem, SIZE, MADV_COLLAPSE), 0);
-	EXPECT_EQ(huge_windows(self->mem), NR_WINDOWS);
+	EXPECT_EQ(collapse(self->mem, SIZE), 0);
+	EXPECT_EQ(nr_huge(getpid(), self->mem, NR_WINDOWS), NR_WINDOWS);
 }
 
 /*
@@ -1651,15 +1597,15 @@ TEST_F_TIMEOUT(collapse_ends, device_keeps_what_is_between, 60)
 
 		fill_windows(_metadata, self->mem);
 		if (huge) {
-			EXPECT_EQ(madvise(between, WINDOW, MADV_COLLAPSE), 0);
+			EXPECT_EQ(collapse(between, WINDOW), 0);
 		} else {
 			referring = refer_by_pipe(between);
 			ASSERT_GE(referring, 0);
 		}
 		EXPECT_EQ(use_by_device(device, HMM_DMIRROR_READ, kept, 1, data), 1);
 		EXPECT_EQ(use_by_device(device, HMM_DMIRROR_READ, between - WINDOW, 1, data), 1);
-		EXPECT_EQ(madvise(self->mem, size, MADV_COLLAPSE), huge ? 0 : -1);
-		EXPECT_EQ(huge_windows(self->mem), 3 * BATCH - !huge);
+		EXPECT_EQ(collapse(self->mem, size), huge ? 0 : EAGAIN);
+		EXPECT_EQ(nr_huge(getpid(), self->mem, NR_WINDOWS), 3 * BATCH - !huge);
 		EXPECT_EQ(use_by_device(device, HMM_DMIRROR_READ, kept, 1, data), 0) {
 			TH_LOG("what is between is %s", huge ? "huge" : "refused");
 		}
@@ -1678,7 +1624,7 @@ TEST_F_TIMEOUT(collapse_ends, device_keeps_what_is_between, 60)
 TEST_F_TIMEOUT(collapse_ends, mapped_after_the_drain, 60)
 {
 	char *used = self->mem, *first = self->mem + WINDOW, *second = self->mem + 2 * WINDOW;
-	struct remote remote = { .mem = self->mem, .size = 3 * WINDOW, .result = -1 };
+	struct call remote = { .start = self->mem, .len = 3 * WINDOW };
 	pthread_t collapser;
 	int referring;
 
@@ -1690,14 +1636,14 @@ TEST_F_TIMEOUT(collapse_ends, mapped_after_the_drain, 60)
 	ASSERT_GE(referring, 0);
 	remote.pidfd = syscall(__NR_pidfd_open, getpid(), 0);
 	hold_after("switch");
-	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_remote, &remote), 0);
+	ASSERT_EQ(pthread_create(&collapser, NULL, run_call, &remote), 0);
 	EXPECT_TRUE(wait_held());
 	ASSERT_EQ(madvise(second, WINDOW, MADV_DONTNEED), 0);
 	for (size_t i = 2 * PAGES; i < 3 * PAGES; i += STRIDE)
 		memset(self->mem + i * psize(), 1 + i % 97, psize());
 	hold_after("none");
 	ASSERT_EQ(pthread_join(collapser, NULL), 0);
-	EXPECT_EQ(remote.result, EAGAIN);
+	EXPECT_EQ(remote.result, -EAGAIN);
 	EXPECT_FALSE(is_huge(used));
 	EXPECT_TRUE(is_huge(first));
 	EXPECT_TRUE(is_huge(second));
@@ -1713,8 +1659,7 @@ TEST_F_TIMEOUT(collapse_ends, mapped_after_the_drain, 60)
 static bool swap_out_window(char *mem)
 {
 	memset(mem, 7, WINDOW);
-	madvise(mem, WINDOW, MADV_PAGEOUT);
-	return count_pages(mem, WINDOW, PAGE_IS_SWAPPED) > PAGES * 3 / 4;
+	return swap_out(mem, PAGES) > PAGES * 3 / 4;
 }
 
 static bool swapped_window_intact(const char *mem)
@@ -1783,7 +1728,7 @@ TEST_F_TIMEOUT(collapse_ends, killed_while_it_swaps_in, 120)
 		child = fork();
 		ASSERT_GE(child, 0);
 		if (!child)
-			_exit(collapse_of(pidfd, self->mem, WINDOW));
+			_exit(collapse_of(pidfd, self->mem, WINDOW, 0) != WINDOW);
 		while (count_pages(self->mem, WINDOW, PAGE_IS_SWAPPED) > PAGES * 3 / 4)
 			sched_yield();
 		kill(child, SIGKILL);
@@ -1862,7 +1807,7 @@ static int collapse_while_dumping(pid_t child, int dir, struct dump *dump)
 		if (offset && !fstat(core, &file) && file.st_size >= offset &&
 		    file.st_size < offset + (off_t)SIZE) {
 			dump->window = dump->mem + ((file.st_size - offset) & ~(WINDOW - 1));
-			collapse_of(pidfd, dump->window, WINDOW);
+			collapse_of(pidfd, dump->window, WINDOW, 0);
 		}
 	}
 	dump->ended = true;

@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "collapse_pages.h"
 #include "collapse_util.h"
 #include "hugepage_settings.h"
 
@@ -58,29 +59,6 @@ static char *map_windows(size_t windows)
 	return area == MAP_FAILED ? NULL : (char *)(((uintptr_t)area + WINDOW - 1) & ~(WINDOW - 1));
 }
 
-static unsigned char mark(const char *page)
-{
-	return 1 + (uintptr_t)page / psize() % 251;
-}
-
-static void write_pages(char *window, size_t stride)
-{
-	for (size_t i = 0; i < PAGES; i += stride)
-		memset(window + i * psize(), mark(window + i * psize()), psize());
-}
-
-static bool window_intact(const char *window, size_t stride)
-{
-	for (size_t i = 0; i < PAGES; i++) {
-		const char *page = window + i * psize();
-
-		for (size_t j = 0; j < psize(); j += psize() / 8)
-			if ((unsigned char)page[j] != (i % stride ? 0 : mark(page)))
-				return false;
-	}
-	return true;
-}
-
 TEST_F_TIMEOUT(collapse_scale, sparse_8gib, 300)
 {
 	const size_t windows = 4096, stride = 64;
@@ -88,7 +66,7 @@ TEST_F_TIMEOUT(collapse_scale, sparse_8gib, 300)
 
 	ASSERT_NE(mem, NULL);
 	for (size_t i = 0; i < windows; i += stride)
-		write_pages(mem + i * WINDOW, PAGES);
+		write_page(mem + i * WINDOW);
 	EXPECT_EQ(madvise(mem, windows * WINDOW, MADV_COLLAPSE), -1);
 	EXPECT_EQ(errno, EINVAL);
 	for (size_t i = 0; i < windows; i += stride) {
@@ -117,13 +95,13 @@ TEST_F_TIMEOUT(collapse_scale, windows_10000_in_1000_vmas, 300)
 	for (size_t i = 0; i < vmas; i += 2)
 		ASSERT_EQ(madvise(mem + i * per_vma * WINDOW, per_vma * WINDOW, MADV_DONTDUMP), 0);
 	for (size_t i = 0; i < windows; i++)
-		write_pages(mem + i * WINDOW, i % stride ? PAGES : 1);
+		write_pages(mem + i * WINDOW, i % stride ? 1 : PAGES, 1);
 	ASSERT_EQ(uffd_register(uffd, mem, windows * WINDOW, true, false, false), 0);
 	EXPECT_EQ(madvise(mem, windows * WINDOW, MADV_COLLAPSE), -1);
 	EXPECT_EQ(errno, EBUSY);
 	EXPECT_EQ(count_pages(mem, windows * WINDOW, PAGE_IS_HUGE), windows / stride * PAGES);
 	for (size_t i = 0; i < windows; i++) {
-		ASSERT_EQ((unsigned char)mem[i * WINDOW], mark(mem + i * WINDOW));
+		ASSERT_TRUE(page_intact(mem + i * WINDOW));
 		if (i % stride == 0)
 			ASSERT_TRUE(window_intact(mem + i * WINDOW, 1));
 	}
@@ -162,7 +140,7 @@ TEST_F_TIMEOUT(collapse_scale, threads_64_on_one_range, 300)
 	free_before = read_field("/proc/meminfo", "MemFree");
 	for (int round = 0; round < 3; round++) {
 		for (size_t i = 0; i < SHARED_WINDOWS; i++)
-			write_pages(crowd.mem + i * WINDOW, 2);
+			write_pages(crowd.mem + i * WINDOW, PAGES, 2);
 		for (size_t i = 0; i < NR_THREADS; i++)
 			ASSERT_EQ(pthread_create(&threads[i], NULL, join_crowd, NULL), 0);
 		for (size_t i = 0; i < NR_THREADS; i++)
@@ -183,8 +161,8 @@ TEST_F_TIMEOUT(collapse_scale, threads_64_on_one_range, 300)
 
 static int collapse_for_oneself(char *mem)
 {
-	write_pages(mem, 64);
-	write_pages(mem + WINDOW, 64);
+	write_pages(mem, PAGES, 64);
+	write_pages(mem + WINDOW, PAGES, 64);
 	for (int tries = 0; tries < 100 && madvise(mem, 2 * WINDOW, MADV_COLLAPSE); tries++) {
 		if (errno != EAGAIN && errno != ENOMEM)
 			return 1;
@@ -242,11 +220,6 @@ static void *collapse_all(void *unused)
 	return NULL;
 }
 
-static size_t windows_huge(void)
-{
-	return count_pages(request.mem, NR_WINDOWS * WINDOW, PAGE_IS_HUGE) / PAGES;
-}
-
 /* Stops the request after a pass. Returns whether it came there. */
 static bool stop_after(const char *pass)
 {
@@ -271,17 +244,17 @@ TEST_F_TIMEOUT(collapse_scale, memory_of_a_request, 300)
 	ASSERT_NE(request.mem, NULL);
 	ASSERT_EQ(stay_on_this_cpu(), 0);
 	for (size_t i = 0; i < NR_WINDOWS; i++)
-		write_pages(request.mem + i * WINDOW, PAGES / 4);
+		write_pages(request.mem + i * WINDOW, PAGES, PAGES / 4);
 	hold_after("scan");
 	ASSERT_EQ(pthread_create(&collapser, NULL, collapse_all, NULL), 0);
 	/* The one after a full batch would tell if that was not all it may have. */
 	while (full < 2 && has <= BATCH && stop_after("scan")) {
 		free_before = read_field("/proc/meminfo", "MemFree");
-		if (!stop_after("provide"))
+		if (!stop_after("prealloc"))
 			break;
 		taken = free_before - read_field("/proc/meminfo", "MemFree");
 		allocated = read_field("/proc/vmstat", "thp_collapse_alloc") - self->allocated;
-		huge = windows_huge();
+		huge = nr_huge(getpid(), request.mem, NR_WINDOWS);
 		has = allocated - huge;
 		full += has == BATCH;
 	}
@@ -299,7 +272,7 @@ TEST_F_TIMEOUT(collapse_scale, memory_of_a_request, 300)
 	}
 	hold_after("none");
 	ASSERT_EQ(pthread_join(collapser, NULL), 0);
-	EXPECT_EQ(windows_huge(), NR_WINDOWS - BATCH);
+	EXPECT_EQ(nr_huge(getpid(), request.mem, NR_WINDOWS), NR_WINDOWS - BATCH);
 	for (size_t i = 0; i < NR_WINDOWS; i++)
 		if (is_huge(request.mem + i * WINDOW))
 			EXPECT_TRUE(window_intact(request.mem + i * WINDOW, PAGES / 4));

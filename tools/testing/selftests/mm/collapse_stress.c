@@ -753,11 +753,8 @@ static void end_in_small_cgroup(void)
 
 static void *collapse_until_gone(void *pidfd)
 {
-	struct iovec range = { mem, NR_WINDOWS * WINDOW };
-
-	do {
-		syscall(__NR_process_madvise, (int)(intptr_t)pidfd, &range, 1UL, MADV_COLLAPSE, 0U);
-	} while (errno != ESRCH);
+	while (collapse_of((int)(intptr_t)pidfd, mem, NR_WINDOWS * WINDOW, 0) != -ESRCH)
+		;
 	return NULL;
 }
 
@@ -855,7 +852,6 @@ static void act_collapse(struct actor *actor)
 /* Forked before there was any memory: it has none of it, and collapses it all. */
 static pid_t collapse_from_outside(void)
 {
-	struct iovec range = { mem, NR_WINDOWS * WINDOW };
 	pid_t child = fork();
 	int pidfd;
 
@@ -864,7 +860,7 @@ static pid_t collapse_from_outside(void)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	pidfd = syscall(__NR_pidfd_open, self, 0);
 	for (;;) {
-		syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, 0U);
+		collapse_of(pidfd, mem, NR_WINDOWS * WINDOW, 0);
 		usleep(40000);
 	}
 }

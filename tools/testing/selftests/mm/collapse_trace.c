@@ -31,7 +31,6 @@
 /* Every so many'th page is written: all windows have sources, and holes. */
 #define STRIDE		16
 
-#define TRACING		"/sys/kernel/tracing/"
 #define INSTANCE	TRACING "instances/collapse_trace/"
 #define BATCH_EVENT	"events/huge_memory/mm_collapse_batch/enable"
 
@@ -57,31 +56,16 @@ struct counts {
 	long stable_us;
 };
 
-static bool write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_TRUNC);
-	bool written;
-
-	if (fd < 0)
-		return false;
-	written = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	close(fd);
-	return written;
-}
-
 FIXTURE_SETUP(collapse_trace)
 {
-	char *area;
-
 	if (read_pmd_pagesize() != WINDOW)
 		SKIP(return, "huge pages are not of 2 MiB here");
 	if (access(TRACING BATCH_EVENT, W_OK))
 		SKIP(return, "no tracepoints of collapse in Rust");
 	thp_save_settings();
 	thp_write_string("enabled", "never");
-	area = mmap(NULL, SIZE + WINDOW, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(area, MAP_FAILED);
-	self->mem = (char *)(((uintptr_t)area + WINDOW - 1) & ~(WINDOW - 1));
+	self->mem = reserve(NR_WINDOWS);
+	ASSERT_NE(self->mem, NULL);
 
 	self->tracing = !mkdir(INSTANCE, 0700);
 	ASSERT_TRUE(self->tracing);
@@ -100,15 +84,14 @@ FIXTURE_TEARDOWN(collapse_trace)
 	if (!self->tracing)
 		return;
 	if (!access(ENGINE, W_OK))
-		write_text(ENGINE, "rust");
+		use_engine("rust");
 	rmdir(INSTANCE);
 	thp_restore_settings();
 }
 
 static void fill(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_trace) * self)
 {
-	ASSERT_EQ(mmap(self->mem, SIZE, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
+	ASSERT_TRUE(map_private(self->mem, SIZE));
 	for (size_t at = 0; at < SIZE; at += STRIDE * psize())
 		self->mem[at] = 1 + at / WINDOW % 100;
 }
@@ -191,14 +174,13 @@ TEST_F_TIMEOUT(collapse_trace, own, 300)
 {
 	fill(_metadata, self);
 	begin(_metadata);
-	EXPECT_EQ(madvise(self->mem, SIZE, MADV_COLLAPSE), 0);
+	EXPECT_EQ(collapse(self->mem, SIZE), 0);
 	expect_rust(_metadata, end(_metadata));
 	expect_intact(_metadata, self);
 }
 
 TEST_F_TIMEOUT(collapse_trace, of_another_process, 300)
 {
-	struct iovec range = { self->mem, SIZE };
 	struct counts counts;
 	int pidfd, ready[2];
 	pid_t child;
@@ -216,7 +198,7 @@ TEST_F_TIMEOUT(collapse_trace, of_another_process, 300)
 	EXPECT_EQ(read(ready[0], &c, 1), 1);
 	pidfd = syscall(__NR_pidfd_open, child, 0);
 	begin(_metadata);
-	EXPECT_EQ(syscall(__NR_process_madvise, pidfd, &range, 1UL, MADV_COLLAPSE, 0U), SIZE);
+	EXPECT_EQ(collapse_of(pidfd, self->mem, SIZE, 0), SIZE);
 	counts = end(_metadata);
 	expect_rust(_metadata, counts);
 	EXPECT_GT(counts.read_locks, 0);
@@ -233,7 +215,7 @@ static bool map_huge_file(int file, char *at)
 	if (mmap(at, FILE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) != at)
 		return false;
 	memset(at, 1, FILE_SIZE);
-	return !madvise(at, FILE_SIZE, MADV_COLLAPSE);
+	return !collapse(at, FILE_SIZE);
 }
 
 /*
@@ -263,19 +245,18 @@ TEST_F_TIMEOUT(collapse_trace, huge_file_of_another_process, 60)
 		if (!map_huge_file(file, files[0]) || !map_huge_file(file, files[1]))
 			_exit(1);
 		do {
-			mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+			map_private(self->mem, WINDOW);
 			self->mem[0] = 1;
 		} while (write(ready[1], "", 1) == 1 && read(go[0], &c, 1) == 1);
 		_exit(1);
 	}
 	close(ready[1]);
 	pidfd = syscall(__NR_pidfd_open, child, 0);
-	for (int i = 0; i < 2; i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
 		ranges[1].iov_base = files[i];
 		ASSERT_EQ(read(ready[0], &c, 1), 1);
 		begin(_metadata);
-		EXPECT_EQ(syscall(__NR_process_madvise, pidfd, ranges, 2UL, MADV_COLLAPSE, 0U),
+		EXPECT_EQ(collapse_vector(pidfd, ranges, ARRAY_SIZE(ranges), 0),
 			  WINDOW + FILE_SIZE);
 		locks[i] = end(_metadata).read_locks;
 		EXPECT_EQ(write(go[1], "", 1), 1);
@@ -286,11 +267,6 @@ TEST_F_TIMEOUT(collapse_trace, huge_file_of_another_process, 60)
 }
 
 #define HELD_US		100000
-
-static void *collapse_window(void *mem)
-{
-	return (void *)(intptr_t)madvise(mem, WINDOW, MADV_COLLAPSE);
-}
 
 /* Once another thread waits for a page. */
 static void *let_go(void *argument)
@@ -315,16 +291,15 @@ TEST_F_TIMEOUT(collapse_trace, time_to_fault_in, 60)
 
 	if (access(COLLAPSE_HOLD, W_OK))
 		SKIP(return, "no " COLLAPSE_HOLD);
-	ASSERT_EQ(mmap(self->mem, WINDOW, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), self->mem);
+	ASSERT_TRUE(map_private(self->mem, WINDOW));
 	memset(self->mem, 1, WINDOW);
-	go_way("isolate");
-	hold_after("isolate");
+	go_way("unmap");
+	hold_after("unmap");
 	ASSERT_EQ(pthread_create(&first, NULL, collapse_window, self->mem), 0);
 	EXPECT_TRUE(wait_held());
 	begin(_metadata);
 	ASSERT_EQ(pthread_create(&helper, NULL, let_go, &tid), 0);
-	EXPECT_EQ(madvise(self->mem, WINDOW, MADV_COLLAPSE), 0);
+	EXPECT_EQ(collapse(self->mem, WINDOW), 0);
 	counts = end(_metadata);
 	ASSERT_EQ(pthread_join(helper, NULL), 0);
 	ASSERT_EQ(pthread_join(first, &result), 0);
@@ -343,7 +318,7 @@ TEST_F_TIMEOUT(collapse_trace, control, 300)
 		SKIP(return, "no " ENGINE);
 	fill(_metadata, self);
 	begin(_metadata);
-	EXPECT_EQ(madvise(self->mem, SIZE, MADV_COLLAPSE), 0);
+	EXPECT_EQ(collapse(self->mem, SIZE), 0);
 	counts = end(_metadata);
 	EXPECT_EQ(counts.windows, NR_WINDOWS);
 	EXPECT_EQ(counts.by_rust, 0);

@@ -4,9 +4,11 @@
 
 /* Helpers that the tests of collapse share. */
 
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/fs.h>
+#include <linux/mman.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <stdbool.h>
@@ -23,6 +25,15 @@
 #include "vm_util.h"
 #include "../../../../lib/test_hmm_uapi.h"
 
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL	102
+#define MADV_GUARD_REMOVE	103
+#endif
+#ifndef MADV_F_COLLAPSE_LIMITS
+#define MADV_F_COLLAPSE_LIMITS	0x10000
+#define MADV_F_COLLAPSE_DEFRAG	0x20000
+#endif
+
 #define WINDOW		((size_t)HPAGE_SIZE)
 #define PAGES		(WINDOW / psize())
 
@@ -38,8 +49,27 @@ static inline char *reserve(size_t windows)
 	return area == MAP_FAILED ? NULL : (char *)(((uintptr_t)area + WINDOW) & ~(WINDOW - 1));
 }
 
-/* Returns how many pages of a range pagemap has in category PAGE_IS_*. */
-static inline size_t count_pages(const char *start, size_t size, uint64_t category)
+/* Finds room for windows where nothing is mapped, nor in the window on either side. */
+static inline char *find_room(size_t windows)
+{
+	size_t size = (windows + 3) * WINDOW;
+	char *area = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (area == MAP_FAILED || munmap(area, size))
+		return NULL;
+	return (char *)(((uintptr_t)area + 2 * WINDOW - 1) & ~(WINDOW - 1));
+}
+
+/* Maps fresh memory, with nothing in it, in place of what was there. */
+static inline bool map_private(char *start, size_t len)
+{
+	return mmap(start, len, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == start;
+}
+
+/* Returns how many pages of a range a pagemap has in category PAGE_IS_*. */
+static inline size_t count_pages_in(int pagemap, const char *start, size_t size,
+				    uint64_t category)
 {
 	struct page_region regions[64];
 	struct pm_scan_arg scan = {
@@ -51,8 +81,8 @@ static inline size_t count_pages(const char *start, size_t size, uint64_t catego
 		.category_mask = category,
 		.return_mask = category,
 	};
-	int pagemap = open("/proc/self/pagemap", O_RDONLY), nr;
 	size_t count = 0;
+	int nr;
 
 	do {
 		nr = ioctl(pagemap, PAGEMAP_SCAN, &scan);
@@ -60,6 +90,14 @@ static inline size_t count_pages(const char *start, size_t size, uint64_t catego
 			count += (regions[i].end - regions[i].start) / psize();
 		scan.start = scan.walk_end;
 	} while (nr > 0 && scan.start < scan.end);
+	return count;
+}
+
+static inline size_t count_pages(const char *start, size_t size, uint64_t category)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	size_t count = count_pages_in(pagemap, start, size, category);
+
 	close(pagemap);
 	return count;
 }
@@ -68,6 +106,99 @@ static inline size_t count_pages(const char *start, size_t size, uint64_t catego
 static inline bool is_huge(const char *window)
 {
 	return count_pages(window, WINDOW, PAGE_IS_HUGE) == PAGES;
+}
+
+/* Returns how many windows of a process are mapped by PMDs, or -1. */
+static inline int nr_huge(pid_t pid, const char *start, int windows)
+{
+	int pagemap, huge = 0;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	pagemap = open(path, O_RDONLY);
+	if (pagemap < 0)
+		return -1;
+	for (int i = 0; i < windows; i++)
+		huge += count_pages_in(pagemap, start + i * WINDOW, WINDOW, PAGE_IS_HUGE) == PAGES;
+	close(pagemap);
+	return huge;
+}
+
+/* Swaps out a range, as far as the kernel will. Returns how many pages of it are in swap. */
+static inline size_t swap_out(char *start, size_t pages)
+{
+	size_t swapped = 0;
+
+	/* A page may be in use in passing. */
+	for (int tries = 0; tries < 5 && swapped < pages; tries++) {
+		madvise(start, pages * psize(), MADV_PAGEOUT);
+		swapped = count_pages(start, pages * psize(), PAGE_IS_SWAPPED);
+	}
+	return swapped;
+}
+
+/* Has PTEs map a huge page: protecting a page of it splits the mapping, not the huge page. */
+static inline bool split_mapping(char *page)
+{
+	return !mprotect(page, psize(), PROT_READ) &&
+	       !mprotect(page, psize(), PROT_READ | PROT_WRITE);
+}
+
+/* Returns 0 or an errno. */
+static inline int collapse(void *start, size_t len)
+{
+	return madvise(start, len, MADV_COLLAPSE) ? errno : 0;
+}
+
+/* Tries again when a page was in use in passing, as EAGAIN tells. */
+static inline int collapse_retry(void *start, size_t len)
+{
+	int err = EAGAIN;
+
+	for (int tries = 0; err == EAGAIN && tries < 5; tries++)
+		err = collapse(start, len);
+	return err;
+}
+
+static inline void *collapse_window(void *window)
+{
+	return (void *)(intptr_t)collapse(window, WINDOW);
+}
+
+/* Returns how many bytes were served, or minus an errno. */
+static inline ssize_t collapse_vector(int pidfd, const struct iovec *vec, size_t n,
+				      unsigned int flags)
+{
+	ssize_t ret = syscall(__NR_process_madvise, pidfd, vec, n, MADV_COLLAPSE, flags);
+
+	return ret < 0 ? -errno : ret;
+}
+
+static inline ssize_t collapse_of(int pidfd, void *start, size_t len, unsigned int flags)
+{
+	struct iovec vec = { start, len };
+
+	return collapse_vector(pidfd, &vec, 1, flags);
+}
+
+/* A call of collapse_of() by another thread. */
+struct call {
+	int pidfd;
+	char *start;
+	size_t len;
+	unsigned int flags;
+	/* The thread, and what the call has returned. */
+	pid_t tid;
+	ssize_t result;
+};
+
+static inline void *run_call(void *argument)
+{
+	struct call *call = argument;
+
+	call->tid = gettid();
+	call->result = collapse_of(call->pidfd, call->start, call->len, call->flags);
+	return NULL;
 }
 
 /* Selects the pass after which collapses stop. "none" lets them go on. */
@@ -79,6 +210,11 @@ static inline bool is_huge(const char *window)
 /* The number, from now on, of the copy or of the count of references that fails. */
 #define BAD_COPY	"/sys/kernel/debug/thp_collapse/bad_copy"
 #define BAD_COUNT	"/sys/kernel/debug/thp_collapse/bad_count"
+
+static inline void use_engine(const char *engine)
+{
+	write_file(ENGINE, engine, strlen(engine) + 1);
+}
 
 static inline void go_way(const char *way)
 {
@@ -159,6 +295,26 @@ static inline int open_userfaultfd(uint64_t features)
 	}
 	return uffd;
 }
+
+/* For signals that are expected and are not to end the test. */
+static inline void ignore_signal(int signal)
+{
+}
+
+/* As write_file(), but a test whose write fails goes on. */
+static inline bool write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_TRUNC);
+	bool written = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (!written)
+		ksft_print_msg("%s: %s\n", path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return written;
+}
+
+#define TRACING		"/sys/kernel/tracing/"
 
 static inline unsigned long env_number(const char *name, unsigned long otherwise)
 {
@@ -303,9 +459,16 @@ static inline long read_field(const char *path, const char *name)
 	return value;
 }
 
+/* Returns a counter of /proc/vmstat, exactly: with the counts that CPUs still hold back. */
+static inline long vmstat_of(const char *name)
+{
+	write_num("/proc/sys/vm/stat_refresh", 1);
+	return read_field("/proc/vmstat", name);
+}
+
 /*
- * Returns how many pins were not released, with the counts that CPUs hold back added up.
- * Other processes may pin pages for a moment: then the count is repeated.
+ * Returns how many pins were not released. Other processes may pin pages for a moment:
+ * then the count is repeated.
  */
 static inline long pins_left(void)
 {
@@ -313,8 +476,7 @@ static inline long pins_left(void)
 
 	for (int tries = 0; !tries || (left && tries < 20); tries++) {
 		usleep(tries ? 50000 : 0);
-		write_file("/proc/sys/vm/stat_refresh", "1", sizeof("1"));
-		left = read_field("/proc/vmstat", "nr_foll_pin_acquired") -
+		left = vmstat_of("nr_foll_pin_acquired") -
 		       read_field("/proc/vmstat", "nr_foll_pin_released");
 	}
 	return left;
