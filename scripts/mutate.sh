@@ -9,7 +9,7 @@
 # tests/mutations/RESULTS. Without a NAME it does so for all: hours, where guests are emulated.
 #
 # The head of a patch has lines of these kinds, each of them once:
-#   # out: what is taken out
+#   # out: the safeguard that is taken out
 #   # rule: the rule that is broken then
 #   # kernel: bench, which is quick to build; debug, where no other kernel can tell; or none
 #   # test: the command that must fail
@@ -48,7 +48,7 @@ done
 # head_of NAME KIND
 head_of() { sed -n "s/^# $2: //p;/^diff /q" "$ROOT/tests/mutations/$1.patch"; }
 
-# What was applied is remembered, in case that this does not come to its end.
+# The patch that is applied now: it is reverted later if this does not come to its end.
 applied=$TREE.mutation
 revert() {
 	[ ! -f "$applied" ] || patch -d "$TREE" -p1 -R -s --no-backup-if-mismatch <"$applied"
@@ -77,7 +77,7 @@ note() {
 	local others
 	echo "$1 mutation: $2: $3"
 	others=$(grep -v "^$2	" "$results" 2>/dev/null || printf '# SPDX-License-Identifier: GPL-2.0\n#\n%s\n' \
-		"# What scripts/mutate.sh has seen: mutation, date, commit, kernel, verdict, test and what it said.")
+		"# Seen by scripts/mutate.sh: mutation, date, commit, kernel, verdict, test and what it said.")
 	{
 		grep '^#' <<<"$others"
 		{

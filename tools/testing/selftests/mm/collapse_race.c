@@ -1765,7 +1765,7 @@ static off_t offset_in_core(int core, const char *mem)
 	return 0;
 }
 
-/* What a core dump has come to, for the process that is dumped and those beside it. */
+/* A core dump, as the process that is dumped and those beside it see it. */
 struct dump {
 	char *mem;
 	/* The window that is being dumped, or NULL before the first. */
