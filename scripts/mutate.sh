@@ -32,18 +32,21 @@ logs=$BUILD/mutate
 results=$ROOT/tests/mutations/RESULTS
 mkdir -p "$logs"
 
-# The command and dependency files of make contain the paths of both folders.
-[ -d "$TREE" ] || cp -a "$CACHE/tree/$key" "$TREE"
-[ -d "$TREE.staged" ] || cp -a "$CACHE/tree/$key.staged" "$TREE.staged"
-for kernel in release debug; do
-	if [ ! -d "$BUILD/$kernel" ] && [ -f "$build/$kernel/configured" ]; then
-		say "copying the $kernel kernel"
-		cp -a "$build/$kernel" "$BUILD/$kernel.unfinished"
-		grep -rlZ --include='*.cmd' "/\(tree\|build\)/$key/" "$BUILD/$kernel.unfinished" |
-			xargs -0 sed -i "s#/\(tree\|build\)/$key/#/\1/$key-mutate/#g"
-		mv "$BUILD/$kernel.unfinished" "$BUILD/$kernel"
-	fi
-done
+# copy FROM TO: unless that is there. An unfinished copy is none.
+copy() {
+	[ ! -d "$2" ] && [ -d "$1" ] || return 0
+	say "copying $1"
+	rm -rf "$2.unfinished"
+	cp -a "$1" "$2.unfinished"
+	# The command and dependency files of make contain the paths of both folders.
+	grep -rlZ --include='*.cmd' "/\(tree\|build\)/$key/" "$2.unfinished" |
+		xargs -0 -r sed -i "s#/\(tree\|build\)/$key/#/\1/$key-mutate/#g"
+	mv "$2.unfinished" "$2"
+}
+
+copy "$CACHE/tree/$key.staged" "$TREE.staged"
+copy "$CACHE/tree/$key" "$TREE"
+for kernel in release debug; do copy "$build/$kernel" "$BUILD/$kernel"; done
 
 # head_of NAME KIND
 head_of() { sed -n "s/^# $2: //p;/^diff /q" "$ROOT/tests/mutations/$1.patch"; }
