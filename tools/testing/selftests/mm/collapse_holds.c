@@ -1087,18 +1087,19 @@ TEST_F_TIMEOUT(collapse_holds, looked_up_while_switched, 60)
 	pthread_t looking;
 
 	fill(_metadata, self, PAGES);
-	collapse(self);
-	ASSERT_EQ(self->result, 0);
+	ASSERT_EQ(collapse(self->window, WINDOW), 0);
 	if (!register_for(self, 0, UFFDIO_REGISTER_MODE_WP))
 		SKIP(return, "userfaultfd cannot do that");
 	ASSERT_EQ(pthread_create(&looking, NULL, look_up, &looker), 0);
 	EXPECT_TRUE(wait_until(looker.found));
 	for (int i = 0; i < LOOKED_UP && !looker.lost; i++) {
+		int result;
+
 		/* Splits the mapping, but not the page, and takes no lock for write. */
 		EXPECT_TRUE(uffd_protect(self, PAGE, true));
 		EXPECT_TRUE(uffd_protect(self, PAGE, false));
-		collapse(self);
-		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN);
+		result = collapse(self->window, WINDOW);
+		EXPECT_TRUE(result == 0 || result == EAGAIN);
 	}
 	looker.stop = true;
 	ASSERT_EQ(pthread_join(looking, NULL), 0);
@@ -1321,11 +1322,10 @@ TEST_F_TIMEOUT(collapse_holds, pinned_drains_nothing, 60)
 	fill(_metadata, self, PAGES);
 	ASSERT_TRUE(pin(self, page(self, PAGE), 1, PIN_LONGTERM_TEST_FLAG_USE_WRITE));
 	before = drains();
-	EXPECT_EQ(madvise(self->window, WINDOW, MADV_COLLAPSE), -1);
-	EXPECT_EQ(errno, EAGAIN);
+	EXPECT_EQ(collapse(self->window, WINDOW), EAGAIN);
 	EXPECT_EQ(drains(), before);
 	EXPECT_TRUE(unpin(self));
-	EXPECT_EQ(madvise(self->window, WINDOW, MADV_COLLAPSE), 0);
+	EXPECT_EQ(collapse(self->window, WINDOW), 0);
 	EXPECT_TRUE(intact(self));
 	EXPECT_TRUE(probe_drains(false));
 }
