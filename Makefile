@@ -8,7 +8,7 @@
 # HOURS=n           for 'make soak'; with COLLAPSE_SEED=n it repeats a round
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tree kernel run test model bench coverage soak shell check check-arch docs series series-check branch bisect refresh long baseline package clean
+.PHONY: help setup tree kernel run test model bench coverage soak shell check check-arch docs series series-check branch bisect refresh long mutate baseline package clean
 export KERNEL_SRC COLLAPSE_SEED
 
 help: ## what can be done here
@@ -68,6 +68,9 @@ bisect: tree ## build and boot each patch of the series, with its option on and 
 
 refresh: setup ## take edits in the unpacked tree back into this repository
 	@scripts/tree.sh refresh "$(PATCH)"
+
+mutate: tree ## show that the tests detect faults: takes safeguards out, one by one (hours)
+	@scripts/mutate.sh
 
 long: tree ## run upstream's longest selftests on the debug kernel (half an hour)
 	@scripts/long.sh

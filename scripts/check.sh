@@ -161,6 +161,17 @@ maintainers() {
 	return "$nobody"
 }
 
+# Mutations take something out that is there.
+mutations_apply() {
+	local patch failed=0
+	for patch in tests/mutations/*.patch; do
+		patch -d "$TREE" -p1 -F0 --dry-run -s <"$patch" && continue
+		echo "$patch does not apply"
+		failed=1
+	done
+	return "$failed"
+}
+
 check shellcheck shellcheck -x scripts/*.sh guest/*.sh .ci/run
 check ruff ruff check --quiet scripts guest tests
 check "no clause is the subject of a sentence" python3 -B scripts/prose.py
@@ -173,6 +184,7 @@ check rustfmt formatted
 check "checkpatch --strict" patches_and_files
 check "man-pages: well-formed, no warning" man_pages
 check "series: formats, applies, checkpatch --strict" series_mails
+check "mutations apply" mutations_apply
 check "get_maintainer.pl names somebody for each new file" maintainers
 check "perf's table of advices has no element twice" perf_advices
 check "constants of thp-collapse are those of the headers" uapi_constants

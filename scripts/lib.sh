@@ -30,13 +30,14 @@ base_key() {
 	fi
 }
 
-# Sets the places that depend on the base: BASE, TREE, BUILD.
+# Sets the places that depend on the base: BASE, TREE, BUILD. THP_COLLAPSE_COPY names
+# places of one's own for a tree and what is built from it.
 use_base() {
-	local key
+	local key copy=${THP_COLLAPSE_COPY:+-$THP_COLLAPSE_COPY}
 	key=$(base_key)
-	BASE=$CACHE/base/$key     # as Linux released it, never written
-	TREE=$CACHE/tree/$key     # the same with our overlay and patches
-	BUILD=$CACHE/build/$key   # output folders, one a configuration
+	BASE=$CACHE/base/$key         # as Linux released it, never written
+	TREE=$CACHE/tree/$key$copy    # the same with our overlay and patches
+	BUILD=$CACHE/build/$key$copy  # output folders, one a configuration
 	[ -f "$BASE/Makefile" ] || die "no base tree yet: run 'make setup'"
 }
 

@@ -9,6 +9,7 @@
 #include "kselftest_harness.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <linux/mman.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
@@ -152,11 +153,17 @@ TEST_F(collapse, swapped_wholly)
 /* Swapped in for reading only: the pages are still in the swap cache. */
 TEST_F(collapse, swap_cache)
 {
+	long cached;
+
 	write_pages(self->mem, PAGES, 1);
 	if (!swap_out(self->mem, PAGES))
 		SKIP(return, "nothing was swapped out: no swap?");
 	force_read_pages(self->mem, PAGES, psize());
+	cached = vmstat_of("nr_swapcached");
 	EXPECT_COLLAPSED(self->mem, 1);
+	/* Nobody needs them there any more. Others' pages may come and go. */
+	if (cached >= (long)PAGES)
+		EXPECT_LT(vmstat_of("nr_swapcached"), cached - (long)PAGES / 2);
 }
 
 /* Runs the test's rest in a child and gives its verdict: 0 is good. */
@@ -577,6 +584,35 @@ TEST_F(collapse, huge_page_mapped_in_part)
 	}
 	if (frame)
 		EXPECT_NE(pagemap_get_pfn(self->pagemap, self->mem), frame);
+}
+
+/*
+ * Page migration takes away one mapping after the other. So it finds a folio to be mapped in
+ * part, which is to be split then, even if it is mapped as before in the end: it is copied.
+ */
+TEST_F(collapse, huge_page_mapped_by_ptes_to_be_split)
+{
+	static const char * const deferred = "thp_deferred_split_page";
+	int node = 1, status, referring;
+	void *pages = self->mem;
+	struct frames before;
+	long deferred_before;
+
+	if (access("/sys/devices/system/node/node1", F_OK))
+		SKIP(return, "pages can only be moved to another node");
+	ASSERT_TRUE(map_huge_by_ptes(self->mem));
+	before = frames_of(self->pagemap, self->mem);
+	deferred_before = vmstat_of(deferred);
+	/* Has the migration fail, after it has unmapped the pages. */
+	referring = refer_by_pipe(self->mem);
+	ASSERT_GE(referring, 0);
+	syscall(__NR_move_pages, 0, 1UL, &pages, &node, &status, MPOL_MF_MOVE);
+	close(referring);
+	if (!before.pfns[0] || vmstat_of(deferred) <= deferred_before)
+		SKIP(return, "page frames are not to be had, or nothing tried to move them");
+	EXPECT_EQ(pagemap_get_pfn(self->pagemap, self->mem), before.pfns[0]);
+	EXPECT_COLLAPSED(self->mem, 1);
+	EXPECT_NE(pagemap_get_pfn(self->pagemap, self->mem), before.pfns[0]);
 }
 
 /*

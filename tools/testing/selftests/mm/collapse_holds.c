@@ -283,7 +283,8 @@ struct racer {
 	struct actor actor;
 	cpu_set_t cpu;
 	atomic_bool ready, go;
-	int base, delay;
+	int base, delay, step;
+	bool was_early;
 	unsigned int early;
 };
 
@@ -356,14 +357,22 @@ static void end_race(struct __test_metadata *_metadata, struct racer *racer, pth
 	finish(_metadata, &racer->actor);
 }
 
-/* Acts later if the act was early, and earlier if it was late, so that it meets the switch. */
+/*
+ * Acts later if the act was early, and earlier if it was late, so that it meets the switch.
+ * The switch is short: from one side to the other, steps get smaller.
+ */
 static void adjust(struct racer *racer, bool was_early)
 {
-	int step = abs(racer->base) / 6 + 20;
+	int most = abs(racer->base) / 6 + 20;
 
+	if (!racer->step || was_early == racer->was_early)
+		racer->step = racer->step && racer->step < most / 2 ? racer->step * 2 : most;
+	else
+		racer->step = racer->step > most / 8 ? racer->step / 2 : most / 8;
+	racer->was_early = was_early;
 	racer->early += was_early;
-	racer->base += was_early ? step : -step;
-	racer->delay = racer->base - step + rand() % (2 * step + 1);
+	racer->base += was_early ? racer->step : -racer->step;
+	racer->delay = racer->base - racer->step + rand() % (2 * racer->step + 1);
 }
 
 #define RACES		30
@@ -469,6 +478,39 @@ TEST_F_TIMEOUT(collapse_holds, written_while_switched, 60)
 		}
 	}
 	TH_LOG("%u of %u before the switch", writer.early, RACES);
+}
+
+static void discard_late(struct actor *actor)
+{
+	madvise(page(actor->self, PAGE), psize(), MADV_DONTNEED);
+	actor->self->expected[PAGE] = 0;
+}
+
+/*
+ * Memory that is discarded must be gone when madvise() returns. The PMD entry of a window
+ * that nobody can access must not look as if there was nothing to discard.
+ */
+TEST_F_TIMEOUT(collapse_holds, discarded_while_switched, 60)
+{
+	struct racer discarder = { .actor = { .self = self, .act = discard_late } };
+
+	if (!part(&discarder))
+		SKIP(return, "one CPU is not enough");
+	for (int i = 0; i < RACES; i++) {
+		unsigned long recopied;
+		bool was_early;
+
+		fill(_metadata, self, PAGE + REWRITTEN + 1);
+		recopied = read_num(RECOPIED);
+		end_race(_metadata, &discarder, begin_race(_metadata, self));
+		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN);
+		was_early = self->result || read_num(RECOPIED) != recopied + REWRITTEN;
+		adjust(&discarder, was_early);
+		ASSERT_TRUE(intact(self)) {
+			TH_LOG("round %d, result %d", i, self->result);
+		}
+	}
+	TH_LOG("%u of %u before the switch", discarder.early, RACES);
 }
 
 /* --- devices ---------------------------------------------------------------------- */
@@ -1010,6 +1052,61 @@ TEST_F_TIMEOUT(collapse_holds, watched_while_unmapped, 60)
 	}
 }
 
+struct looker {
+	FIXTURE_DATA(collapse_holds) * self;
+	atomic_bool stop;
+	atomic_ulong found, lost;
+};
+
+/* Asks on which node pages are, which is a negative number for a page that is not there. */
+static void *look_up(void *argument)
+{
+	struct looker *looker = argument;
+	void *pages[64];
+	int nodes[64];
+
+	for (size_t i = 0; i < ARRAY_SIZE(pages); i++)
+		pages[i] = page(looker->self, i);
+	while (!looker->stop) {
+		if (syscall(__NR_move_pages, 0, ARRAY_SIZE(pages), pages, NULL, nodes, 0))
+			continue;
+		for (size_t i = 0; i < ARRAY_SIZE(pages); i++) {
+			looker->found += nodes[i] >= 0;
+			looker->lost += nodes[i] < 0;
+		}
+	}
+	return NULL;
+}
+
+#define LOOKED_UP	300
+
+/* A page is there all the time, also for a look-up that meets a page table that is replaced. */
+TEST_F_TIMEOUT(collapse_holds, looked_up_while_switched, 60)
+{
+	struct looker looker = { .self = self };
+	pthread_t looking;
+
+	fill(_metadata, self, PAGES);
+	ASSERT_EQ(collapse(self->window, WINDOW), 0);
+	if (!register_for(self, 0, UFFDIO_REGISTER_MODE_WP))
+		SKIP(return, "userfaultfd cannot do that");
+	ASSERT_EQ(pthread_create(&looking, NULL, look_up, &looker), 0);
+	EXPECT_TRUE(wait_until(looker.found));
+	for (int i = 0; i < LOOKED_UP && !looker.lost; i++) {
+		int result;
+
+		/* Splits the mapping, but not the page, and takes no lock for write. */
+		EXPECT_TRUE(uffd_protect(self, PAGE, true));
+		EXPECT_TRUE(uffd_protect(self, PAGE, false));
+		result = collapse(self->window, WINDOW);
+		EXPECT_TRUE(result == 0 || result == EAGAIN);
+	}
+	looker.stop = true;
+	ASSERT_EQ(pthread_join(looking, NULL), 0);
+	EXPECT_EQ(looker.lost, 0);
+	EXPECT_TRUE(intact(self));
+}
+
 /* --- large folios ----------------------------------------------------------------- */
 
 /* Each user has a third of the pages for its own, in runs of a folio's size. */
@@ -1212,6 +1309,24 @@ TEST_F_TIMEOUT(collapse_holds, second_is_refused_at_once, 60)
 		EXPECT_TRUE(is_huge(self->window));
 		EXPECT_TRUE(intact(self));
 	}
+	EXPECT_TRUE(probe_drains(false));
+}
+
+/* Nor does a page that a device has pinned interrupt all CPUs. */
+TEST_F_TIMEOUT(collapse_holds, pinned_drains_nothing, 60)
+{
+	long before;
+
+	if (self->gup < 0 || !probe_drains(true))
+		SKIP(return, "no gup_test, or no kprobes");
+	fill(_metadata, self, PAGES);
+	ASSERT_TRUE(pin(self, page(self, PAGE), 1, PIN_LONGTERM_TEST_FLAG_USE_WRITE));
+	before = drains();
+	EXPECT_EQ(collapse(self->window, WINDOW), EAGAIN);
+	EXPECT_EQ(drains(), before);
+	EXPECT_TRUE(unpin(self));
+	EXPECT_EQ(collapse(self->window, WINDOW), 0);
+	EXPECT_TRUE(intact(self));
 	EXPECT_TRUE(probe_drains(false));
 }
 

@@ -1492,9 +1492,8 @@ static void *collapse_at_home(void *argument)
 TEST_F_TIMEOUT(collapse_ends, drained_after_swap_in, 60)
 {
 	char *used = self->mem, *swapped = self->mem + WINDOW;
-	struct pin_longterm_test pin = { .addr = (uintptr_t)used, .size = psize() };
 	struct traveller traveller = { .mem = used };
-	int pagemap = open("/proc/self/pagemap", O_RDONLY), gup;
+	int pagemap = open("/proc/self/pagemap", O_RDONLY), referring;
 	pthread_t collapser;
 	cpu_set_t abroad;
 
@@ -1507,13 +1506,12 @@ TEST_F_TIMEOUT(collapse_ends, drained_after_swap_in, 60)
 			CPU_CLR(cpu, &abroad);
 		}
 	}
-	gup = open("/sys/kernel/debug/gup_test", O_RDWR);
-	if (gup < 0)
-		SKIP(return, "no gup_test");
 	fill_windows(_metadata, self->mem);
 	/* Two VMAs, and so two batches. */
 	ASSERT_EQ(madvise(swapped, SIZE - WINDOW, MADV_DONTDUMP), 0);
-	ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_START, &pin), 0);
+	/* A pin would be told from references that a drain may drop. */
+	referring = refer_by_pipe(used);
+	ASSERT_GE(referring, 0);
 	ASSERT_EQ(madvise(swapped, WINDOW, MADV_PAGEOUT), 0);
 	if (!pagemap_is_swapped(pagemap, swapped))
 		SKIP(goto out, "nothing was swapped out");
@@ -1530,7 +1528,7 @@ TEST_F_TIMEOUT(collapse_ends, drained_after_swap_in, 60)
 	EXPECT_TRUE(is_huge(swapped));
 	EXPECT_TRUE(windows_intact(self->mem));
 out:
-	close(gup);
+	close(referring);
 	close(pagemap);
 }
 
@@ -1767,8 +1765,33 @@ static off_t offset_in_core(int core, const char *mem)
 	return 0;
 }
 
+/* A core dump, as the process that is dumped and those beside it see it. */
+struct dump {
+	char *mem;
+	/* The window that is being dumped, or NULL before the first. */
+	char *_Atomic window;
+	atomic_bool ended;
+};
+
+/* A process that shares the memory of the one that is dumped. */
+static int split_again_and_again(void *argument)
+{
+	struct dump *dump = argument;
+
+	while (!dump->ended) {
+		char *window = dump->window;
+
+		if (window) {
+			mprotect(window, psize(), PROT_READ);
+			mprotect(window, psize(), PROT_READ | PROT_WRITE);
+		}
+		sched_yield();
+	}
+	return 0;
+}
+
 /* Collapses a process until its core dump ends. Returns the core dump, or -1. */
-static int collapse_while_dumping(pid_t child, int dir, char *mem)
+static int collapse_while_dumping(pid_t child, int dir, struct dump *dump)
 {
 	int pidfd = syscall(__NR_pidfd_open, child, 0), core = -1;
 	struct stat file = { 0 };
@@ -1780,12 +1803,14 @@ static int collapse_while_dumping(pid_t child, int dir, char *mem)
 		if (core < 0)
 			core = openat(dir, name, O_RDONLY);
 		if (core >= 0 && !offset)
-			offset = offset_in_core(core, mem);
+			offset = offset_in_core(core, dump->mem);
 		if (offset && !fstat(core, &file) && file.st_size >= offset &&
-		    file.st_size < offset + (off_t)SIZE)
-			collapse_of(pidfd, mem + ((file.st_size - offset) & ~(WINDOW - 1)),
-				    WINDOW, 0);
+		    file.st_size < offset + (off_t)SIZE) {
+			dump->window = dump->mem + ((file.st_size - offset) & ~(WINDOW - 1));
+			collapse_of(pidfd, dump->window, WINDOW, 0);
+		}
 	}
+	dump->ended = true;
 	unlinkat(dir, name, 0);
 	close(pidfd);
 	return core;
@@ -1799,6 +1824,7 @@ TEST_F_TIMEOUT(collapse_ends, target_dumps_core, 300)
 {
 	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
 	char pattern[256] = "", path[] = "/tmp/collapse_race.XXXXXX", data[HPAGE_SIZE / 512];
+	static char stack[64 * 1024];
 	size_t holes = 0;
 	int dir;
 
@@ -1808,21 +1834,27 @@ TEST_F_TIMEOUT(collapse_ends, target_dumps_core, 300)
 	dir = open(path, O_RDONLY | O_DIRECTORY);
 	write_file(CORE_PATTERN, "core.%p", sizeof("core.%p"));
 	for (int i = 0; i < NR_DUMPS; i++) {
+		struct dump *dump;
 		off_t offset;
 		pid_t child;
 		int core;
 
+		dump = mmap(NULL, sizeof(*dump), PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		ASSERT_NE(dump, MAP_FAILED);
+		dump->mem = self->mem;
 		child = fork();
 		if (!child) {
 			setrlimit(RLIMIT_CORE, &unlimited);
 			signal(SIGABRT, SIG_DFL);
 			fill_windows(_metadata, self->mem);
 			memset(self->mem, 1, SIZE);
+			clone(split_again_and_again, stack + sizeof(stack), CLONE_VM, dump);
 			if (!fchdir(dir))
 				abort();
 			_exit(1);
 		}
-		core = collapse_while_dumping(child, dir, self->mem);
+		core = collapse_while_dumping(child, dir, dump);
 		EXPECT_GE(core, 0);
 		offset = offset_in_core(core, self->mem);
 		EXPECT_NE(offset, 0);
@@ -1832,6 +1864,7 @@ TEST_F_TIMEOUT(collapse_ends, target_dumps_core, 300)
 			holes += data[0] != 1;
 		}
 		close(core);
+		munmap(dump, sizeof(*dump));
 	}
 	EXPECT_EQ(holes, 0);
 	write_file(CORE_PATTERN, pattern, strlen(pattern) + 1);
