@@ -449,14 +449,13 @@ impl State {
 
     /// A page that is new, exclusive, and mapped once. None is free in a run that has used all.
     pub fn alloc(&mut self, content: u8) -> Option<u8> {
-        let free = (0..HUGE as u8).find(|page| {
-            !self.is_alive(*page)
-                && !(self.large && *page < 2)
-                && !self
-                    .pte
-                    .iter()
-                    .any(|pte| pte.kind == Kind::Swap && pte.page == *page)
-        })?;
+        let is_named = |page| {
+            let mut entries = self.pte.iter().filter(|pte| pte.kind == Kind::Swap);
+
+            entries.any(|pte| pte.page == page)
+        };
+        let is_taken = |page| self.is_alive(page) || (self.large && page < 2) || is_named(page);
+        let free = (0..HUGE as u8).find(|page| !is_taken(*page))?;
 
         self.page[usize::from(free)] = Page {
             content,
