@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import pathlib
-import resource
 import shutil
 import signal
 import subprocess
@@ -231,14 +230,6 @@ def watch(*args, prefix=()):
     return status, lines[-1].get("summary"), lines[:-1]
 
 
-def cost(*command):
-    """Runs a command; the CPU time that it takes, and its output."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
-
-
 def test_sparse_memory_does_not_grow():
     with started(SPARSE, 128, 1, 0) as (child, _):
         before = resident(child.pid)
@@ -277,7 +268,9 @@ def test_headroom_is_left_below_limits_of_all_ancestors():
         assert f"memory.max of {parent}" in limits, limits
         assert number(parent / "memory.peak", "") <= 50 * MIB
         status, report = run_json("collapse", child.pid, *everything)
-        equal((status, report["ended"], report["windows"]["collapsed"]), (PARTIAL, "headroom", 0))
+        # The kernel may have freed some more pages meanwhile.
+        equal((status, report["ended"]), (PARTIAL, "headroom"))
+        assert report["windows"]["collapsed"] <= 2 and number(parent / "memory.peak", "") <= 50 * MIB, report
         equal(asked(child), "fine")
         equal(number(parent / "memory.events", "oom_kill "), 0)
 
@@ -384,34 +377,39 @@ def test_60000_mappings_are_looked_at_in_no_time():
             maps = f"/proc/{child.pid}/maps"
             assert len(pathlib.Path(maps).read_text().splitlines()) >= 60000
             for command in (["collapse", child.pid], ["watch", "--rounds", 1, "--pid", child.pid]):
-                used, _ = cost(PROGRAM, *command)
-                assert used <= 0.06 * SLOWER, used
-                peak = peak_memory(command)
-                assert peak <= 16 * MIB, peak
+                # It makes do with this much address space.
+                command = ["prlimit", f"--as={24 * MIB}", PROGRAM, *map(str, command)]
+                with subprocess.Popen(command, stdout=subprocess.DEVNULL) as agent:
+                    _, status, used = os.wait4(agent.pid, 0)
+                    agent.returncode = os.waitstatus_to_exitcode(status)
+                equal(agent.returncode, SUCCESS)
+                assert used.ru_utime + used.ru_stime <= 0.06 * SLOWER, used
     finally:
         maximum.write_text(before)
 
 
-def peak_memory(command):
-    """The memory that the program takes."""
-    child = subprocess.Popen([PROGRAM, *map(str, command)], stdout=subprocess.DEVNULL)
-    return os.wait4(child.pid, 0)[2].ru_maxrss << 10
+def cpu_time(pid):
+    """The seconds of CPU time that a process has used."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_1000_idle_processes_cost_next_to_nothing():
     with group("crowd") as crowd, started(CROWD, 1000, cgroup=crowd):
         try:
             # 64 file descriptors are enough, and none is left out.
-            few, many = 3, 13
-            command = ["prlimit", "--nofile=64", PROGRAM, "--json", "watch", "--cgroup", crowd]
-            command += ["--budget", "1s", "--rounds"]
-            first, _ = cost(*command, few)
-            all_of_it, output = cost(*command, many)
-            used = (all_of_it - first) / (many - few)
+            command = ["prlimit", "--nofile=64", PROGRAM, "--json", "watch", "--cgroup", crowd, "--budget", "1s"]
+            with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True) as agent:
+                lines = [json.loads(agent.stdout.readline()) for _ in range(1001)]
+                assert not any("error" in line for line in lines), lines
+                equal(len({line["pid"] for line in lines}), 1001)
+                first, seconds = cpu_time(agent.pid), 11
+                time.sleep(seconds)
+                used = (cpu_time(agent.pid) - first) / seconds
+                agent.terminate()
+                summary = json.loads(agent.stdout.read().splitlines()[-1])["summary"]
             assert used <= 0.005 * SLOWER, used
-            summary = json.loads(output.splitlines()[-1])["summary"]
-            assert summary["processes"] >= 1001 and "error" not in output, summary
-            equal(summary["covered"], summary["processes"])
+            equal((summary["processes"], summary["covered"]), (1001, 1001))
         finally:
             (crowd / "cgroup.kill").write_text("1")
 

@@ -107,7 +107,8 @@ pub struct Windows {
     pub swapped: u64,
     /// Windows that were left alone, as other processes share pages of them.
     pub shared: u64,
-    /// Windows that were left alone, as the process would grow by more than --max-growth.
+    /// Windows that were left alone, as the process would grow by more than --max-growth; in a dry
+    /// run, also as there would be less than --min-headroom.
     pub beyond_growth: u64,
     /// Windows that were left alone, as their owner has ruled out huge pages (MADV_NOHUGEPAGE).
     pub opted_out: u64,
@@ -374,6 +375,14 @@ pub fn collapse<K: Kernel>(
     let size = kernel.window();
 
     run.patient = true;
+    if aim.dry_run {
+        // What is done changes the room that there is.
+        let room = kernel.room(process, aim.limits.min_headroom).bytes;
+
+        if let Some(room) = room.checked_sub(size) {
+            run.allowance = run.allowance.min(room);
+        }
+    }
     let before = match run.look() {
         Ok(tally) => tally,
         Err(stop) => {
@@ -1623,8 +1632,11 @@ mod tests {
         );
         assert_eq!((report.windows.collapsed, report.windows.untried), (6, 14));
         assert_eq!(report.limit.as_deref(), Some("memory.max of /group"));
-        kernel.room.set(WINDOW - 1);
         aim.dry_run = true;
+        kernel.room.set(WINDOW + 5 * 50 * PAGE);
+        kernel.fill(PID, holes(50));
+        assert_eq!(run(&kernel, &aim).unwrap().windows.untried, 5);
+        kernel.room.set(WINDOW - 1);
         assert_eq!(run(&kernel, &aim).unwrap().ended, Ended::Headroom);
     }
 

@@ -19,6 +19,9 @@ const FIND: Duration = Duration::from_secs(5);
 const SHORTEST_REST: Duration = Duration::from_secs(5);
 /// The longest one, if nothing can be done.
 const LONGEST_REST: Duration = Duration::from_secs(64);
+/// The time for which a process is left alone if there is nothing that could become worth it without
+/// new page faults, which are noticed.
+const QUIET: Duration = Duration::from_secs(600);
 /// To look at one process takes no more than one part in so many of the budget on average.
 const LOOKING: u32 = 5;
 /// The longest time until a signal is noticed.
@@ -443,6 +446,12 @@ impl Kept {
         self.not_before = now + (looking * LOOKING).mul_f64(part);
         if report.ended == Ended::Budget {
             self.due = now;
+            return;
+        }
+        let windows = &report.windows;
+
+        if complete && windows.collapsed + windows.refused + windows.waiting + windows.shared == 0 {
+            self.due = now + QUIET;
             return;
         }
         self.give_rest(now);
@@ -909,7 +918,7 @@ mod tests {
         for pid in 1..=300 {
             kernel.start(pid, &[Content::Huge]);
         }
-        run(&kernel, 4);
+        run(&kernel, 200);
         assert_eq!(kernel.opened.get(), 300);
     }
 
