@@ -376,7 +376,7 @@ pub fn collapse<K: Kernel>(
 
     run.patient = true;
     if aim.dry_run {
-        // What is done changes the room that there is.
+        // Each collapse changes the room that is left.
         let room = kernel.room(process, aim.limits.min_headroom).bytes;
 
         if let Some(room) = room.checked_sub(size) {
