@@ -148,6 +148,7 @@ builds() {
 	step "the scan loop calls nothing (release)" scan_calls_nothing
 	step "sparse and kernel-doc: nothing that the base does not have" "$ROOT/scripts/sparse.sh"
 	step "no switch to the C code in the release kernel" no_switch_in_release
+	suite "documentation" "$ROOT/scripts/docs.sh"
 	step "build the kernel that is measured" "$ROOT/scripts/kernel.sh" bench
 }
 
