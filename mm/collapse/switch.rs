@@ -45,6 +45,10 @@ use kernel::{
             LockedHidden, //
         }, //
     },
+    sync::barrier::{
+        smp_mb,
+        Read, //
+    },
 };
 
 /// Pages that may be copied while nobody can access the window.
@@ -111,6 +115,9 @@ impl<'g, 'v> Compared<'g, 'v> {
     #[inline(always)]
     fn count<S: Sources<'v>>(self, sources: &S) -> Result<Counted<'g, 'v>, Refusal> {
         sources.count()?;
+        // A device may have written, and dropped its reference, which orders both. The copy must not
+        // read what was there before.
+        smp_mb(Read);
         Ok(Counted(self))
     }
 }

@@ -586,9 +586,9 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
         // is empty and nobody else's; it takes the place that the hidden table had in the mm's
         // count of tables. The folio is locked, and the PTEs, which are gone, mapped each of its
         // pages, in their order. They are exclusive, see `ExclusiveFolio`: so these were all
-        // mappings of the folio, and no PMD entry maps it. The invalid entry in `slot` maps nothing, and
-        // no CPU caches a translation of the window. Of the references of the PTEs the PMD entry
-        // keeps one.
+        // mappings of the folio, and no PMD entry maps it. The invalid entry in `slot` maps
+        // nothing, and no CPU caches a translation of the window. Of the references of the PTEs the
+        // PMD entry keeps one.
         unsafe {
             bindings::pgtable_trans_huge_deposit(slot.mm(), slot.pmdp, deposit.into_raw());
             bindings::map_anon_folio_pmd_again(
