@@ -35,8 +35,6 @@ from harness import (
 HERE = pathlib.Path(__file__).resolve().parent
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
 WRONG = 2
-# An emulated CPU takes many times as long as a real one.
-SLOWER = 20 if "TCG" in pathlib.Path("/proc/cpuinfo").read_text() else 1
 
 # Common to the programs below: memory that begins at a window.
 COMMON = """
@@ -378,18 +376,23 @@ def test_60000_mappings_are_looked_at_in_no_time():
             assert len(pathlib.Path(maps).read_text().splitlines()) >= 60000
             for command in (["collapse", child.pid], ["watch", "--rounds", 1, "--pid", child.pid]):
                 # It makes do with this much address space.
-                command = ["prlimit", f"--as={24 * MIB}", PROGRAM, *map(str, command)]
-                with subprocess.Popen(command, stdout=subprocess.DEVNULL) as agent:
-                    _, status, used = os.wait4(agent.pid, 0)
-                    agent.returncode = os.waitstatus_to_exitcode(status)
-                equal(agent.returncode, SUCCESS)
-                assert used.ru_utime + used.ru_stime <= 0.06 * SLOWER, used
+                used = cpu_time(["prlimit", f"--as={24 * MIB}", PROGRAM, *command])
+                assert used <= 4 * cpu_time(["cat", maps]), (used, cpu_time(["cat", maps]))
     finally:
         maximum.write_text(before)
 
 
-def cpu_time(pid):
-    """The seconds of CPU time that a process has used."""
+def cpu_time(command):
+    """The CPU time of a command that succeeds. That of cat is the measure of others: where CPUs are
+    emulated, or shared, seconds mean nothing."""
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL) as child:
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    equal(child.returncode, SUCCESS)
+    return used.ru_utime + used.ru_stime
+
+
+def cpu_time_so_far(pid):
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -400,15 +403,19 @@ def test_1000_idle_processes_cost_next_to_nothing():
             # 64 file descriptors are enough, and none is left out.
             command = ["prlimit", "--nofile=64", PROGRAM, "--json", "watch", "--cgroup", crowd, "--budget", "1s"]
             with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True) as agent:
-                lines = [json.loads(agent.stdout.readline()) for _ in range(1001)]
-                assert not any("error" in line for line in lines), lines
-                equal(len({line["pid"] for line in lines}), 1001)
-                first, seconds = cpu_time(agent.pid), 11
+                seen = set()
+                while len(seen) < 1001:
+                    line = json.loads(agent.stdout.readline())
+                    assert "report" in line, line
+                    seen.add(line["pid"])
+                first, seconds = cpu_time_so_far(agent.pid), 11
                 time.sleep(seconds)
-                used = (cpu_time(agent.pid) - first) / seconds
+                used = (cpu_time_so_far(agent.pid) - first) / seconds
+                # 10 ms on a real CPU, of which this is to take 5 a second.
+                measure = cpu_time(["cat", *(f"/proc/{pid}/stat" for pid in seen)])
                 agent.terminate()
                 summary = json.loads(agent.stdout.read().splitlines()[-1])["summary"]
-            assert used <= 0.005 * SLOWER, used
+            assert used <= measure, (used, measure)
             equal((summary["processes"], summary["covered"]), (1001, 1001))
         finally:
             (crowd / "cgroup.kill").write_text("1")
