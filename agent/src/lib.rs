@@ -15,6 +15,8 @@
 //! | [`json`] | what programs read |
 //! | [`output`] | what people read |
 
+// The documentation is built with private items.
+#![allow(rustdoc::private_intra_doc_links)]
 // A test may panic: that is how it fails.
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used))]
 
