@@ -8,7 +8,7 @@
 # HOURS=n           for 'make soak'; with COLLAPSE_SEED=n it repeats a round
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tree kernel run test bench coverage soak shell check check-arch docs series series-check branch bisect refresh long mutate baseline package clean
+.PHONY: help setup tree kernel run test model bench coverage soak shell check check-arch docs series series-check branch bisect refresh long mutate baseline package clean
 export KERNEL_SRC COLLAPSE_SEED
 
 help: ## what can be done here
@@ -29,6 +29,9 @@ run: setup ## demonstration: collapse a redis-server's heap in a guest
 
 test: setup ## everything that is tested; ends with a line of totals
 	@scripts/test.sh
+
+model: setup ## explore more of the model of the protocol than 'make test' does
+	@scripts/model.sh long
 
 coverage: ## tell which lines of the engine the last 'make test' did not reach
 	@scripts/coverage.sh

@@ -14,25 +14,14 @@ lock_cache
 use_base
 use_tools || die "the toolchain is not set up: run 'make setup'"
 
-agent=$ROOT/agent
-export CARGO_TARGET_DIR=$BUILD/agent
-log=$BUILD/agent.log
-mkdir -p "$BUILD"
-
-# run_cargo ARGS...: quiet unless it fails.
-run_cargo() {
-	(cd "$agent" && cargo "$1" --locked "${@:2}") >"$log" 2>&1 || {
-		tail -n 60 "$log" >&2
-		die "cargo $1 failed for thp-collapse (a first build fetches its crates; is there a network?): $log"
-	}
-}
+cargo_for_agent() { run_cargo agent agent "$@"; }
 
 case ${1:-build} in
 build)
 	# With a target named, macros, which run while building, are not linked statically.
 	target=$(rustc -vV | sed -n 's/^host: //p')
 	say "building thp-collapse: a minute from nothing"
-	RUSTFLAGS=-Ctarget-feature=+crt-static run_cargo build --release --target "$target"
+	RUSTFLAGS=-Ctarget-feature=+crt-static cargo_for_agent build --release --target "$target"
 	program=$BUILD/agent/thp-collapse
 	cp "$BUILD/agent/$target/release/thp-collapse" "$program"
 	# A guest has this machine's libraries. Other machines may not have them.
@@ -40,11 +29,11 @@ build)
 	echo "$program"
 	;;
 test)
-	run_cargo test
+	cargo_for_agent test
 	# Result lines, for scripts/test.sh.
-	sed -n 's/^test \(.*\) \.\.\. ok$/pass thp-collapse: \1/p' "$log"
+	sed -n 's/^test \(.*\) \.\.\. ok$/pass thp-collapse: \1/p' "$BUILD/agent.log"
 	;;
-lint) run_cargo clippy --all-targets --all-features -- -D warnings ;;
-doc) RUSTDOCFLAGS='-D warnings' run_cargo doc --no-deps --document-private-items ;;
+lint) cargo_for_agent clippy --all-targets --all-features -- -D warnings ;;
+doc) RUSTDOCFLAGS='-D warnings' cargo_for_agent doc --no-deps --document-private-items ;;
 *) die "usage: agent.sh [build | test | lint | doc]" ;;
 esac

@@ -192,8 +192,10 @@ check "constants of thp-collapse are those of the headers" uapi_constants
 if command -v clippy-driver >/dev/null; then
 	check clippy "$ROOT/scripts/kernel.sh" debug prepare mm/collapse/
 	check "clippy: thp-collapse" "$ROOT/scripts/agent.sh" lint
+	check "clippy: model" "$ROOT/scripts/model.sh" lint
 else
 	echo "skip check: clippy (this toolchain has no clippy-driver)"
 	echo "skip check: clippy: thp-collapse (this toolchain has no clippy-driver)"
+	echo "skip check: clippy: model (this toolchain has no clippy-driver)"
 fi
 exit $failed

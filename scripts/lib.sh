@@ -121,3 +121,15 @@ against_baseline() {
 		' "$ROOT/tests/suites" "$ROOT/tests/baseline"
 	) "$2"
 }
+
+# run_cargo NAME CRATE COMMAND ARGUMENTS...: quiet unless it fails. Its output is in
+# $BUILD/NAME.log, and its build folder is $BUILD/NAME.
+run_cargo() {
+	local name=$1 crate=$2 log=$BUILD/$1.log
+	shift 2
+	mkdir -p "$BUILD"
+	(cd "$ROOT/$crate" && CARGO_TARGET_DIR=$BUILD/$name cargo "$1" --locked "${@:2}") >"$log" 2>&1 || {
+		tail -n 60 "$log" >&2
+		die "cargo $1 failed for $crate (a first build fetches its crates; is there a network?): $log"
+	}
+}

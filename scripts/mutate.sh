@@ -104,7 +104,8 @@ mutate() {
 		note fail "$name" "survived $command" && return 1
 	elif [ -z "$line" ]; then
 		cp "$logs/output" "$logs/$name.output"
-		note fail "$name" "$command fails, but not for the reason: see $logs/$name.output" && return 1
+		echo "its output: $logs/$name.output" >&2
+		note fail "$name" "$command fails, but not for the reason" && return 1
 	fi
 	note pass "$name" "caught by $command: $line"
 }

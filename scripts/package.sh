@@ -53,7 +53,7 @@ build_rpm() { cargo generate-rpm --target "$target" --output thp-collapse.rpm; }
 # The folders of a root that are left when no file is.
 is_empty() { [ -z "$(find "$1" -type f -not -path '*/var/lib/*' -not -path '*/var/log/*')" ]; }
 
-# works ROOT PREFIX: what was installed there is complete, and runs.
+# works ROOT PREFIX: checks that the files installed there are complete, and run.
 works() {
 	"$1/$2/sbin/thp-collapse" --version && "$1/$2/sbin/thp-collapse" status $$ &&
 		man -l "$1/$2"/share/man/man8/thp-collapse-watch.8* >/dev/null &&

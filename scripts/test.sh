@@ -141,6 +141,7 @@ program=$("$ROOT/scripts/agent.sh") || report <<<"fail thp-collapse is built"
 # Builds that run beside the guests of the debug kernel.
 builds() {
 	suite "thp-collapse: unit tests" "$ROOT/scripts/agent.sh" test
+	suite "a model of the protocol" "$ROOT/scripts/model.sh" test
 	step "build with no more than the option depends on" "$ROOT/scripts/kernel.sh" small vmlinux
 	suite "what modules get of our Rust code" "$ROOT/scripts/exports.sh"
 	suite "what the types are to prevent" "$ROOT/scripts/compile_fail.sh"

@@ -28,12 +28,12 @@ pub struct Cli {
     /// Show no progress, and with watch no lines about processes
     #[arg(long, short, global = true)]
     pub quiet: bool,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show how much of a process is huge pages, or of many, and what collapse would do
@@ -153,8 +153,8 @@ pub struct Terms {
         help_heading = "Bounds"
     )]
     max_swapped: u64,
-    /// Whether to collapse private windows of which a forked process shares base pages: they are
-    /// copied for each of the two
+    /// Whether to collapse private windows of which a forked process shares base pages:
+    /// they are copied for each of the two
     #[arg(
         long,
         value_name = "WHEN",

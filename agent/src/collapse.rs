@@ -107,7 +107,8 @@ pub struct Windows {
     pub swapped: u64,
     /// Windows that were left alone, as other processes share pages of them.
     pub shared: u64,
-    /// Windows that were left alone, as the process would grow by more than --max-growth.
+    /// Windows that were left alone, as the process would grow by more than --max-growth; in a dry
+    /// run, also as there would be less than --min-headroom.
     pub beyond_growth: u64,
     /// Windows that were left alone, as their owner has ruled out huge pages (MADV_NOHUGEPAGE).
     pub opted_out: u64,
@@ -133,13 +134,14 @@ impl Windows {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "generate", derive(schemars::JsonSchema))]
 pub struct Coverage {
-    /// What is in memory in whole windows of the mappings that are selected.
+    /// Bytes in memory, in whole windows of the mappings that are selected.
     pub resident: u64,
-    /// What of it is huge pages.
+    /// The part of it that is huge pages.
     pub huge: u64,
-    /// What could become huge pages.
+    /// The part that could become huge pages.
     pub worth: u64,
-    /// What is huge, in per cent of that and what could become so. 100 if there is none of both.
+    /// The huge part, in per cent of itself and the part that could become so. 100 if there is none
+    /// of both.
     pub percent: f64,
 }
 
@@ -249,7 +251,7 @@ impl Progress for Silent {
     fn end(&mut self) {}
 }
 
-/// What one pass over the memory has found.
+/// The findings of one pass over the memory.
 #[derive(Default)]
 struct Tally {
     windows: Windows,
@@ -266,7 +268,7 @@ struct Marks {
     watched: Vec<Range<u64>>,
 }
 
-/// What is known of a process from earlier runs.
+/// Knowledge of a process from earlier runs.
 #[derive(Default)]
 pub struct Past {
     /// Set if the pass that is under way collapses. One that only looks comes first.
@@ -289,7 +291,7 @@ impl Past {
     }
 }
 
-/// What is to be done about a window.
+/// The decision about a window.
 enum Class {
     Huge,
     Empty,
@@ -373,6 +375,14 @@ pub fn collapse<K: Kernel>(
     let size = kernel.window();
 
     run.patient = true;
+    if aim.dry_run {
+        // Each collapse changes the room that is left.
+        let room = kernel.room(process, aim.limits.min_headroom).bytes;
+
+        if let Some(room) = room.checked_sub(size) {
+            run.allowance = run.allowance.min(room);
+        }
+    }
     let before = match run.look() {
         Ok(tally) => tally,
         Err(stop) => {
@@ -690,7 +700,7 @@ impl<'a, K: Kernel> Run<'a, K> {
         }
         for pages in &scanned.windows {
             if let Some(slice) = &slice {
-                // What follows is counted when its turn has come.
+                // The windows that follow are counted when their turn has come.
                 if slice.range.end != pages.start || slice.growth.len() as u64 >= most {
                     break;
                 }
@@ -766,7 +776,7 @@ impl<'a, K: Kernel> Run<'a, K> {
         if !self.aim.opted_out_too && has(&self.marks()?.opted_out, pages.start) {
             return Ok(Class::OptedOut);
         }
-        // What is shared by its nature is not copied.
+        // Memory that is shared by its nature is not copied.
         let shared = match row.kind {
             Kind::Anon => {
                 let exclusive = self.kernel.exclusive(self.process, pages.start);
@@ -1622,8 +1632,11 @@ mod tests {
         );
         assert_eq!((report.windows.collapsed, report.windows.untried), (6, 14));
         assert_eq!(report.limit.as_deref(), Some("memory.max of /group"));
-        kernel.room.set(WINDOW - 1);
         aim.dry_run = true;
+        kernel.room.set(WINDOW + 5 * 50 * PAGE);
+        kernel.fill(PID, holes(50));
+        assert_eq!(run(&kernel, &aim).unwrap().windows.untried, 5);
+        kernel.room.set(WINDOW - 1);
         assert_eq!(run(&kernel, &aim).unwrap().ended, Ended::Headroom);
     }
 

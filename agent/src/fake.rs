@@ -72,6 +72,9 @@ pub enum Answer {
 /// Called with the number of a call and its range, for the answer to it.
 type Script = Box<dyn FnMut(usize, &Range<u64>) -> Answer>;
 
+/// An event at a time.
+type Later = (Duration, Box<dyn FnOnce(&Fake)>);
+
 /// Mappings of a process, in windows.
 type Memory = Vec<(u64, Kind, Vec<Content>)>;
 
@@ -118,6 +121,7 @@ pub struct Fake {
     pub looked_at: RefCell<Box<dyn FnMut()>>,
     pub calls: RefCell<Vec<(i32, Range<u64>, Flags)>>,
     pub pauses: RefCell<Vec<Duration>>,
+    later: RefCell<Vec<Later>>,
     now: Cell<Duration>,
 }
 
@@ -158,6 +162,7 @@ impl Fake {
             looked_at: RefCell::new(Box::new(|| {})),
             calls: RefCell::default(),
             pauses: RefCell::default(),
+            later: RefCell::default(),
             now: Cell::default(),
         }
     }
@@ -190,6 +195,11 @@ impl Fake {
 
     pub fn script(&self, script: impl FnMut(usize, &Range<u64>) -> Answer + 'static) {
         *self.script.borrow_mut() = Box::new(script);
+    }
+
+    /// Has something happen when this is waited beyond.
+    pub fn later(&self, time: Duration, what: impl FnOnce(&Self) + 'static) {
+        self.later.borrow_mut().push((time, Box::new(what)));
     }
 
     pub fn exit(&self, pid: i32) {
@@ -479,5 +489,15 @@ impl Kernel for Fake {
     fn pause(&self, time: Duration) {
         self.pauses.borrow_mut().push(time);
         self.now.set(self.now.get() + time);
+        let (due, rest) = self
+            .later
+            .take()
+            .into_iter()
+            .partition::<Vec<_>, _>(|(due, _)| *due <= self.now.get());
+
+        *self.later.borrow_mut() = rest;
+        for (_, what) in due {
+            what(self);
+        }
     }
 }

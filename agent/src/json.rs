@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What programs read: JSON documents, in a format that has a version.
+//! JSON documents for programs, in a format that has a version.
 
 use crate::collapse::Report;
 use crate::failure::{Failure, Verdict};
@@ -24,7 +24,7 @@ pub struct Line<'a> {
     document: Document<'a>,
 }
 
-/// What is in a line.
+/// The contents of a line.
 #[derive(Serialize)]
 #[cfg_attr(feature = "generate", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "generate", schemars(rename = "Document"))]
@@ -86,7 +86,7 @@ pub(crate) struct Status<'a> {
     pub coverage: Share,
     /// Set if the process has ruled out huge pages (PR_SET_THP_DISABLE).
     pub opted_out: bool,
-    /// What `collapse` would do, unless it would fail.
+    /// The work that `collapse` would do, unless it would fail.
     pub forecast: Option<&'a Report>,
     /// The mappings that are large enough for a huge page.
     pub mappings: &'a [Mapping],
@@ -151,7 +151,7 @@ pub(crate) struct Overview {
     pub name: String,
     /// Its path in the unified cgroup hierarchy, or an empty string.
     pub cgroup: String,
-    /// What `collapse` would do.
+    /// The work that `collapse` would do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forecast: Option<Report>,
     /// Why it would fail.

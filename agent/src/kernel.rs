@@ -87,7 +87,7 @@ pub struct Row {
     pub kind: Kind,
 }
 
-/// What is in a window, in base pages.
+/// The contents of a window, in base pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pages {
     /// The address of the window.
@@ -114,7 +114,7 @@ pub struct Scanned {
 pub struct Room {
     /// That many bytes.
     pub bytes: u64,
-    /// What limits it.
+    /// The limit that it is up against.
     pub by: String,
 }
 

@@ -143,7 +143,7 @@ impl Linux {
                 }
             }
         }
-        // What lies in memory like a huge page is one, or was one until it was split.
+        // Pages that lie in memory like a huge page are one, or were one until it was split.
         let first = entries.first().copied().unwrap_or(0) & PM_FRAME;
         let in_order = |(index, entry): (usize, &u64)| entry & PM_FRAME == first + index as u64;
 
@@ -418,7 +418,7 @@ impl Kernel for Linux {
         let pagemap = process.pagemap()?;
         let mut windows: Vec<Pages> = Vec::new();
         let mut addr = range.start;
-        // What is looked at in one go: little, if there is much in it.
+        // The memory that is looked at in one go: little, if there is much in it.
         let mut step = most.saturating_mul(self.window);
         let mut regions = [Region::default(); 512];
 

@@ -192,7 +192,10 @@ fn left_alone(windows: &Windows) -> Vec<(u64, &'static str)> {
         (windows.sparse, "more holes than --max-holes"),
         (windows.swapped, "more swapped out than --max-swapped"),
         (windows.shared, "shared with forked processes, see --share"),
-        (windows.beyond_growth, "beyond --max-growth"),
+        (
+            windows.beyond_growth,
+            "beyond --max-growth or --min-headroom",
+        ),
         (windows.opted_out, "MADV_NOHUGEPAGE"),
         (windows.waiting, "refused lately"),
     ]

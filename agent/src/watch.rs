@@ -13,12 +13,15 @@ use std::time::{Duration, SystemTime};
 
 /// The length of a round. A round that has used more than its budget is longer.
 const ROUND: Duration = Duration::from_secs(1);
-/// How often processes are looked for. What has grown since is looked at then, too.
+/// How often processes are looked for. Processes that have grown since are looked at then, too.
 const FIND: Duration = Duration::from_secs(5);
 /// The shortest time for which a process is left alone after a pass over its memory.
 const SHORTEST_REST: Duration = Duration::from_secs(5);
 /// The longest one, if nothing can be done.
 const LONGEST_REST: Duration = Duration::from_secs(64);
+/// The time for which a process is left alone if there is nothing that could become worth it without
+/// new page faults, which are noticed.
+const QUIET: Duration = Duration::from_secs(600);
 /// To look at one process takes no more than one part in so many of the budget on average.
 const LOOKING: u32 = 5;
 /// The longest time until a signal is noticed.
@@ -116,7 +119,7 @@ impl Selection {
     }
 }
 
-/// What is told while processes are watched.
+/// Messages while processes are watched.
 pub enum Told<'a> {
     /// The result for a process.
     Event(&'a Event),
@@ -191,7 +194,7 @@ impl Summary {
 
 /// How processes are watched.
 pub struct Watch {
-    /// What is to be done for each. The budget in it is not used.
+    /// The work to be done for each. The budget in it is not used.
     pub aim: Aim,
     /// How much of a second is used on average.
     pub budget: Duration,
@@ -214,11 +217,11 @@ struct Kept {
     last_turn: Duration,
     /// How long to leave it alone, the next time that nothing can be done.
     rest: Duration,
-    /// What was last told about it.
+    /// The last message about it.
     told: Option<State>,
 }
 
-/// What is worth telling, if it has changed.
+/// The facts that are told when they have changed.
 #[derive(PartialEq)]
 enum State {
     Report {
@@ -273,7 +276,8 @@ pub fn watch<K: Kernel>(
                 }
             }
             warned = warnings;
-            take(&mut kept, found, begin, kernel.window());
+            let pages = kernel.window() / kernel.page();
+            take(&mut kept, found, begin, kernel.window(), pages);
         }
         let mut due: Vec<(Duration, i32)> = kept
             .iter()
@@ -369,9 +373,15 @@ pub fn watch<K: Kernel>(
     Ok(summary)
 }
 
-/// Adds processes that are new, and removes processes that are no longer selected. What has grown
-/// has its turn.
-fn take(kept: &mut BTreeMap<i32, Kept>, found: BTreeMap<i32, Vital>, now: Duration, window: u64) {
+/// Adds processes that are new, and removes processes that are no longer selected. A process that
+/// has grown has its turn.
+fn take(
+    kept: &mut BTreeMap<i32, Kept>,
+    found: BTreeMap<i32, Vital>,
+    now: Duration,
+    window: u64,
+    pages: u64,
+) {
     kept.retain(|pid, kept| {
         found
             .get(pid)
@@ -390,16 +400,15 @@ fn take(kept: &mut BTreeMap<i32, Kept>, found: BTreeMap<i32, Vital>, now: Durati
             told: None,
         });
         let has_grown = vital.resident >= one.seen.resident + window;
-        // What was freed and touched again has as much in memory as before.
-        let has_changed = vital.faults >= one.seen.faults + window / 4096;
+        // Memory that was freed and touched again is as much as before.
+        let has_changed = vital.faults >= one.seen.faults + pages;
 
         if has_grown || has_changed {
             one.due = now;
             one.rest = SHORTEST_REST;
             one.seen = vital;
-        } else if vital.resident < one.seen.resident {
-            one.seen.resident = vital.resident;
-        } else if vital.name != one.seen.name {
+        } else {
+            one.seen.resident = one.seen.resident.min(vital.resident);
             one.seen.name = vital.name;
         }
     }
@@ -439,8 +448,14 @@ impl Kept {
             self.due = now;
             return;
         }
+        let windows = &report.windows;
+
+        if complete && windows.collapsed + windows.refused + windows.waiting + windows.shared == 0 {
+            self.due = now + QUIET;
+            return;
+        }
         self.give_rest(now);
-        // What was refused is tried again in time.
+        // Windows that were refused are tried again in time.
         if let Some(next) = self.past.next() {
             self.due = self.due.min(next.max(now + SHORTEST_REST));
         }
@@ -746,33 +761,22 @@ mod tests {
 
     #[test]
     fn what_has_grown_is_looked_at_within_5_seconds() {
-        let kernel = std::rc::Rc::new(Fake::new().with(1, &[Small; 4]).with(2, &[Small; 4]));
-        let weak = std::rc::Rc::downgrade(&kernel);
-        let began = std::cell::Cell::new(None);
-        let grown = Duration::from_secs(60);
-        // Grows while the other one is looked at again.
-        *kernel.looked_at.borrow_mut() = Box::new(move || {
-            if let Some(kernel) = weak.upgrade() {
-                let count = kernel.memory.borrow()[&1].len();
-                if kernel.now() >= grown && count == 1 {
-                    kernel.map(1, START + 100 * WINDOW, Kind::Anon, &[Small; 128]);
-                }
-            }
+        let kernel = Fake::new().with(1, &[Small; 4]);
+        let grown = Duration::from_secs(63);
+        kernel.later(grown, |kernel| {
+            kernel.map(1, START + 100 * WINDOW, Kind::Anon, &[Small; 128]);
         });
-        let mut at = Duration::ZERO;
-        run_and_listen(&kernel, all(), 200, |event| {
-            if kernel.memory.borrow()[&1].len() == 1 {
-                at = kernel.now();
-            } else if event.pid == 1 && began.get().is_none() {
-                began.set(Some(kernel.now()));
+        let mut began = Vec::new();
+        run_and_listen(&kernel, all(), 100, |event| {
+            if collapsed(event) > 0 {
+                began.push(kernel.now());
             }
         })
         .0
         .unwrap();
 
-        let began = began.get().unwrap();
-        assert!(began >= grown && began.saturating_sub(at) > Duration::ZERO);
-        assert!(began.as_secs() <= 60 + 64 + 5, "{began:?}");
+        assert!(began[0] < grown && began[1] >= grown, "{began:?}");
+        assert!(began[1] - grown <= Duration::from_millis(5500), "{began:?}");
     }
 
     #[test]
@@ -904,7 +908,7 @@ mod tests {
 
         assert_eq!(summary.growth, grown);
         assert!(grown as f64 <= 0.055 * before as f64 && summary.collapsed >= 30);
-        // What is not worth it is no reason to go on.
+        // A window that is not worth it is no reason to go on.
         assert_eq!(summary.covered, 1);
     }
 
@@ -914,7 +918,7 @@ mod tests {
         for pid in 1..=300 {
             kernel.start(pid, &[Content::Huge]);
         }
-        run(&kernel, 4);
+        run(&kernel, 200);
         assert_eq!(kernel.opened.get(), 300);
     }
 

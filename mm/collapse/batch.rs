@@ -94,7 +94,7 @@ const WINDOWS_PER_SWITCH: usize = 3;
 pub(crate) struct Done {
     /// The windows that are to be told of.
     pub(crate) windows: KVec<(Window, Verdict)>,
-    /// Returns whether something waited for a lock of ours.
+    /// Whether something waited for a lock of ours.
     pub(crate) contended: bool,
 }
 
@@ -290,9 +290,9 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
             let result = self.pmd_slot(window).and_then(|slot| {
                 let end = window.addr.saturating_add(PMD_SIZE);
                 let invalidate = InvalidateRange::clear(self.vma, window.addr, end);
-                pin_init::stack_pin_init!(let _range = invalidate);
+                pin_init::stack_pin_init!(let range = invalidate);
 
-                remap(slot, deposit, &mut self.held).map_err(|cause| match cause {
+                remap(slot, deposit, &range, &mut self.held).map_err(|cause| match cause {
                     NotRemapped::Refused(refusal) => Verdict::Refused(refusal),
                     NotRemapped::Changed => {
                         window.way = Way::Protect;
@@ -541,12 +541,19 @@ impl<'v, 'mm: 'v> Batch<'_, 'v, 'mm> {
 
         if !copied.is_empty() {
             let invalidate = InvalidateRange::clear(self.vma, self.start, self.end);
-            pin_init::stack_pin_init!(let _range = invalidate);
+            pin_init::stack_pin_init!(let range = invalidate);
 
             while !copied.is_empty() {
                 let nr = hooks::windows_per_switch().unwrap_or(WINDOWS_PER_SWITCH);
 
-                switch(&mut copied, nr, &mut switched, &mut failed, &mut self.held);
+                switch(
+                    &mut copied,
+                    nr,
+                    &range,
+                    &mut switched,
+                    &mut failed,
+                    &mut self.held,
+                );
                 cond_resched();
             }
         }

@@ -12,7 +12,7 @@ const BATCH_FIRST: usize = 2;
 /// How many windows the next batch may have.
 pub(crate) struct BatchSize {
     windows: usize,
-    /// Returns whether anybody has waited for a batch.
+    /// Whether anybody has waited for a batch.
     waited_for: bool,
 }
 

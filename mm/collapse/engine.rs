@@ -88,7 +88,7 @@ pub(crate) struct Engine<'mm> {
     mm: &'mm MmWithUser,
     pool: Pool<'mm>,
     batch: BatchSize,
-    /// Returns whether the LRU caches of all CPUs were drained, since pages were last read from
+    /// Whether the LRU caches of all CPUs were drained, since pages were last read from
     /// swap.
     drained: bool,
     /// Where a scan counts. Memory that is huge already is not scanned.

@@ -71,11 +71,11 @@ impl Limits {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Policy {
     limits: Limits,
-    /// Returns whether every allocation may reclaim and compact.
+    /// Whether every allocation may reclaim and compact.
     pub(crate) defrag: bool,
-    /// Returns whether MADV_NOHUGEPAGE is heeded.
+    /// Whether MADV_NOHUGEPAGE is heeded.
     pub(crate) heed_nohugepage: bool,
-    /// Returns whether the memory may be that of another process.
+    /// Whether the memory may be that of another process.
     pub(crate) foreign: bool,
 }
 

@@ -23,8 +23,9 @@
 //! with it the count, stable; and they make page migration, FOLL_LONGTERM, UFFDIO_MOVE and memory
 //! failure wait for us instead of failing because of our pin.
 //!
-//! Every folio lock is a trylock, and between the first of them and its release nothing here waits
-//! for a sleeping lock, nor allocates memory: so they need no order.
+//! Every folio lock is a trylock. Between the first of them and its release nothing here allocates
+//! memory, or waits for a sleeping lock, but for notifier callbacks. Rmap walks call these under a
+//! folio lock as well, so they never wait for one. So folio locks need no order.
 //!
 //! [`Pte::change_since`]: kernel::mm::internal::pgtable::Pte::change_since
 
@@ -188,7 +189,8 @@ fn unpin_unlock(slot: PmdSlot<'_>, snapshot: &mut Snapshot) {
             .iter()
             .zip(installed.iter())
             .filter(|(source, _)| !source.is_none());
-        // SAFETY: The folio is pinned: those of earlier slots may be not, but are passed.
+        // SAFETY: The folio is pinned, or was unpinned below but is still mapped by a table that is
+        // locked.
         let folio_of = |source: Pte| unsafe { source_page(source) }.folio().as_non_null();
 
         // Small folios are in the order of their slots.

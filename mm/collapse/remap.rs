@@ -15,9 +15,12 @@ use crate::{
     trace, //
 };
 use kernel::{
-    mm::internal::pgtable::{
-        PmdSlot,
-        PteTable, //
+    mm::internal::{
+        mmu_notifier::InvalidateRange,
+        pgtable::{
+            PmdSlot,
+            PteTable, //
+        },
     },
     sync::aref::ARef, //
 };
@@ -30,14 +33,11 @@ pub(crate) enum NotRemapped {
     Changed,
 }
 
-/// Maps the huge page of the window of `slot` by a PMD entry.
-///
-/// # Context
-///
-/// An MMU notifier range is open over the window.
+/// Maps the huge page of the window of `slot` by a PMD entry. `range` spans the window.
 pub(crate) fn remap<'v, 'mm: 'v>(
     slot: PmdSlot<'v>,
     deposit: PteTable<'mm>,
+    range: &InvalidateRange<'_>,
     held: &mut trace::Held,
 ) -> Result<(), NotRemapped> {
     let Some(mut table) = slot.lock_table() else {
@@ -62,19 +62,20 @@ pub(crate) fn remap<'v, 'mm: 'v>(
         let pmd = slot.lock();
 
         held.untouchable_begin();
-        let [hidden] = pmd.hide([Some((slot, folio.stand_in()))]);
+        // SAFETY: `hidden` is consumed below. `folio` is held until after that.
+        let [hidden] = unsafe { pmd.hide(range, [Some((slot, folio.stand_in()))]) };
         match hidden {
             Some(hidden) => hidden
                 .lock()
                 .remap(exclusive, deposit, || held.untouchable_end())
-                .map_err(|_| {
+                .map_err(|deposit| {
                     held.untouchable_end();
-                    NotRemapped::Changed
+                    (NotRemapped::Changed, deposit)
                 }),
-            None => Err(NotRemapped::Refused(Refusal::Raced)),
+            None => Err((NotRemapped::Refused(Refusal::Raced), deposit)),
         }
     };
 
-    // The table is freed here, without a lock held.
-    result.map(drop)
+    // The table that is not used is freed here, without the PMD lock.
+    result.map(drop).map_err(|(cause, _)| cause)
 }

@@ -37,11 +37,14 @@ use crate::{
 };
 use kernel::{
     alloc::KVec,
-    mm::internal::pgtable::{
-        Change,
-        Hidden,
-        LockedHidden, //
-    }, //
+    mm::internal::{
+        mmu_notifier::InvalidateRange,
+        pgtable::{
+            Change,
+            Hidden,
+            LockedHidden, //
+        }, //
+    },
 };
 
 /// Pages that may be copied while nobody can access the window.
@@ -171,15 +174,14 @@ fn switch_window<'v, 'mm: 'v, S: Sources<'v>>(
 }
 
 /// Switches the last windows of `copied`, as many as `nr` and [`SWITCH_MAX`] allow, under one hold
-/// of the PMD lock, and removes them there. They lie in one PMD table.
+/// of the PMD lock, and removes them there. They lie in one PMD table, and `range` spans them.
 ///
-/// # Context
-///
-/// An MMU notifier range is open over the windows. A window that `failed` takes is to be given
-/// back; that is not done here because the PMD lock is held.
+/// A window that `failed` takes is to be given back; that is not done here because the PMD lock is
+/// held.
 pub(crate) fn switch<'v, 'mm: 'v, S: Sources<'v>>(
     copied: &mut KVec<Copied<'mm, S>>,
     nr: usize,
+    range: &InvalidateRange<'_>,
     switched: &mut Room<Switched<'v>>,
     failed: &mut Room<Failed<Copied<'mm, S>, NotSwitched>>,
     held: &mut trace::Held,
@@ -195,11 +197,14 @@ pub(crate) fn switch<'v, 'mm: 'v, S: Sources<'v>>(
     let pmd = slot.lock();
 
     held.untouchable_begin();
-    let hidden = pmd.hide::<SWITCH_MAX>(core::array::from_fn(|_| {
+    let stand_ins = core::array::from_fn::<_, SWITCH_MAX, _>(|_| {
         windows
             .next()
             .map(|window| (window.sources.slot(), window.folio.stand_in()))
-    }));
+    });
+    // SAFETY: The loop below drops or consumes them all. It moves the folio of a window that fails
+    // to `failed`, which frees nothing.
+    let hidden = unsafe { pmd.hide(range, stand_ins) };
     for hidden in hidden.into_iter().take(copied.len() - first).rev() {
         let Some(window) = copied.pop() else { break };
         let result = match hidden {

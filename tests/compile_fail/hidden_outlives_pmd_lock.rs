@@ -9,14 +9,21 @@
 
 use kernel::mm::internal::{
     folio::FilledFolio,
+    mmu_notifier::InvalidateRange,
     pgtable::{
         PmdGuard,
         PmdSlot, //
     },
 };
 
-pub fn misuse<'v>(pmd: PmdGuard<'v>, slot: PmdSlot<'v>, folio: &FilledFolio) -> Option<()> {
-    let [hidden] = pmd.hide([Some((slot, folio.stand_in()))]);
+pub fn misuse<'v>(
+    pmd: PmdGuard<'v>,
+    slot: PmdSlot<'v>,
+    range: &InvalidateRange<'v>,
+    folio: &FilledFolio,
+) -> Option<()> {
+    // SAFETY: `hidden` is dropped below, and `folio` lives longer.
+    let [hidden] = unsafe { pmd.hide(range, [Some((slot, folio.stand_in()))]) };
 
     drop(pmd); // misuse
     hidden.map(drop)

@@ -16,15 +16,16 @@ use crate::{
     trace,
     window::{Failed, Room},
 };
-use kernel::alloc::KVec;
+use kernel::{alloc::KVec, mm::internal::mmu_notifier::InvalidateRange};
 
 fn misuse<'v, 'mm: 'v>(
     held: &mut KVec<Held<'mm, Pinned<'v>>>,
     copied: &mut KVec<Copied<'mm, Pinned<'v>>>,
+    range: &InvalidateRange<'v>,
     switched: &mut Room<Switched<'v>>,
     failed: &mut Room<Failed<Copied<'mm, Pinned<'v>>, NotSwitched>>,
     times: &mut trace::Held,
 ) {
-    switch(held, 1, switched, failed, times); // misuse
-    switch(copied, 1, switched, failed, times);
+    switch(held, 1, range, switched, failed, times); // misuse
+    switch(copied, 1, range, switched, failed, times);
 }

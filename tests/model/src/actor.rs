@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What runs beside the collapse. An action that cannot be done now leaves no successor.
+//! The actors that run beside the collapse. An action that cannot be done now leaves no successor.
 
 pub mod cpu;
 pub mod device;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be taken out of the protocol, to show that the model notices.
+//! Faults: safeguards that are taken out of the protocol, to show that the model notices.
 
 use clap::ValueEnum;
 
@@ -36,7 +36,7 @@ pub enum Fault {
     H10Unlocked,
     /// The VMA lock is given up for the copy.
     H11VmaUnlocked,
-    /// What is left in a slot is computed, not read back.
+    /// The entry that is left in a slot is computed, not read back.
     H12NotReadBack,
     /// Zero pages are dropped before the slots are compared.
     H12ZeroDroppedEarly,

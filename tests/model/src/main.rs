@@ -27,8 +27,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let is_asked_for =
-        |scope: &Scope| args.scopes.is_empty() || args.scopes.contains(&scope.name);
+    let is_asked_for = |scope: &Scope| args.scopes.is_empty() || args.scopes.contains(&scope.name);
     let scopes = if args.long { long() } else { short() };
     let (mut nr, mut failed) = (0, false);
 
@@ -42,7 +41,11 @@ fn main() -> ExitCode {
         if let Some(trace) = &report.trace {
             eprint!("{}", print::trace(trace));
         }
-        let result = if report.trace.is_none() { "pass" } else { "fail" };
+        let result = if report.trace.is_none() {
+            "pass"
+        } else {
+            "fail"
+        };
         println!("{result} model: {name}");
     }
     if failed || nr == 0 {

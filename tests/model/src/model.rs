@@ -85,12 +85,14 @@ impl Model for Collapse {
             }),
             // Each actor may do a bounded number of things, so there are no cycles: all that could
             // keep the protocol from its end is that everybody waits.
-            Property::eventually(ENDS, |_: &Self, state: &State| state.violation.is_some() || is_over(state)),
+            Property::eventually(ENDS, |_: &Self, state: &State| {
+                state.violation.is_some() || is_over(state)
+            }),
         ]
     }
 }
 
-/// What came of an exploration.
+/// The result of an exploration.
 pub struct Report {
     pub states: usize,
     pub depth: usize,

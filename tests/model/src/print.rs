@@ -22,7 +22,10 @@ impl fmt::Display for Report {
 
 /// The steps of a trace, each with what it has changed.
 pub fn trace(trace: &Trace) -> String {
-    let mut lines = vec![format!("  in the beginning: {}", join(&describe(&trace.start)))];
+    let mut lines = vec![format!(
+        "  in the beginning: {}",
+        join(&describe(&trace.start))
+    )];
     let mut before = &trace.start;
 
     for (nr, (action, state)) in trace.steps.iter().enumerate() {
@@ -51,7 +54,7 @@ pub fn trace(trace: &Trace) -> String {
     lines.join("\n") + "\n"
 }
 
-/// What an action does, by the state before it.
+/// The effect of an action, by the state before it.
 fn name(action: Action, before: &State) -> String {
     match action {
         Action::Collapse(nr) => format!("collapse {nr}: {}", before.engine[nr].next()),
@@ -79,7 +82,9 @@ fn describe(state: &State) -> Vec<(String, String)> {
     ];
 
     for (nr, cpu) in state.cpu.iter().enumerate().filter(|(_, cpu)| cpu.runs) {
-        let tlb = cpu.tlb.map(|entry| entry.map(Tlb::as_pte).unwrap_or_default());
+        let tlb = cpu
+            .tlb
+            .map(|entry| entry.map(Tlb::as_pte).unwrap_or_default());
 
         parts.push((format!("tlb {nr}"), format!("{tlb:?}")));
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What has to be true in every state.
+//! The properties of every state.
 
 use crate::{
     protocol::Verdict,
@@ -59,7 +59,7 @@ pub fn find_violation(scope: &Scope, state: &State) -> Option<Violation> {
     None
 }
 
-/// What a page fault on a slot would find, once it is done.
+/// The contents that a page fault on a slot would find, once it is done.
 fn would_read(state: &State, slot: usize) -> u8 {
     let pte = state.pte[slot];
 
@@ -95,6 +95,7 @@ pub fn is_over(state: &State) -> bool {
             others.longterm,
             others.reclaim,
             others.numa,
+            others.numa_fault,
             others.move_page,
             others.zap,
             others.secondary,

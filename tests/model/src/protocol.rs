@@ -54,7 +54,7 @@ pub enum Pc {
     Done,
 }
 
-/// What became of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Verdict {
     Huge,
@@ -85,7 +85,7 @@ pub struct Engine {
     copied: bool,
     /// The PTEs of the sources; none where there is no source.
     source: [Pte; SLOTS],
-    /// What was left in each slot.
+    /// The entry that was left in each slot.
     left: [Pte; SLOTS],
     /// The slots whose folio is held for them. A large folio is held for its first slot.
     held: [bool; SLOTS],
@@ -95,7 +95,7 @@ pub struct Engine {
     pub verdict: Option<Verdict>,
 }
 
-/// What has become of an entry.
+/// How an entry has changed.
 #[derive(PartialEq, Eq)]
 enum Change {
     Same,
@@ -162,7 +162,7 @@ impl Engine {
         self.pc == Pc::Done
     }
 
-    /// Whether it keeps the VMA from being changed.
+    /// Returns whether it keeps the VMA from being changed.
     pub fn has_vma(&self, fault: Option<Fault>) -> bool {
         self.runs() && !(self.pc == Pc::Copy && fault == Some(Fault::H11VmaUnlocked))
     }
@@ -188,7 +188,7 @@ impl Engine {
     }
 }
 
-/// What a collapse works with.
+/// The state of a collapse.
 struct Step<'a> {
     scope: &'a Scope,
     fault: Option<Fault>,
@@ -698,7 +698,7 @@ impl Step<'_> {
         change_since(now, left, self.has(Fault::H12DirtyBitOnly))
     }
 
-    /// Whether so little was written that it can be copied again in the switch.
+    /// Returns whether so little was written that it can be copied again in the switch.
     fn recheck(&mut self, engine: &mut Engine) -> bool {
         engine.copied = true;
         if self.state.ptl.is_some() {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is explored together. All actors at once are too many states: each scope has some.
+//! Scopes: actors that are explored together. All actors at once are too many states: each scope
+//! has some.
 
 use crate::{
     protocol::Engine,
     state::{Budget, Cpu, Folio, Kind, Others, Page, Pmd, Pte, State, CPUS, ENGINES, SLOTS},
 };
 
-/// What a slot maps in the beginning.
+/// The page that a slot maps in the beginning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Start {
     /// A page that was written.
@@ -180,23 +181,62 @@ fn adversaries() -> Vec<Scope> {
     let none = Budget::default();
 
     vec![
-        new("gup", Budget { gup: 1, dma: 2, ..none }),
+        new(
+            "gup",
+            Budget {
+                gup: 1,
+                dma: 2,
+                ..none
+            },
+        ),
         new("poke", Budget { poke: 1, ..none }),
-        new("longterm", Budget { longterm: 1, ..none }),
-        new("reclaim", Budget { reclaim: 1, swapoff: 1, ..none }),
+        new(
+            "longterm",
+            Budget {
+                longterm: 1,
+                ..none
+            },
+        ),
+        new(
+            "reclaim",
+            Budget {
+                reclaim: 1,
+                swapoff: 1,
+                ..none
+            },
+        ),
         new("numa", Budget { numa: 1, ..none }),
         new("ksm", Budget { ksm: 1, ..none }),
-        new("move", Budget { move_page: 1, ..none }),
+        new(
+            "move",
+            Budget {
+                move_page: 1,
+                ..none
+            },
+        ),
         new("zap", Budget { zap: 1, ..none }),
         Scope {
             reaps: true,
             ..new("reaper", Budget { zap: 1, ..none })
         },
         new("fork", Budget { fork: 1, ..none }),
-        new("mprotect", Budget { mprotect: 1, ..none }),
+        new(
+            "mprotect",
+            Budget {
+                mprotect: 1,
+                ..none
+            },
+        ),
         Scope {
             recopy_max: 0,
-            ..new("secondary", Budget { secondary: 1, secondary_writes: 2, ..none })
+            ..new(
+                "secondary",
+                Budget {
+                    secondary: 1,
+                    secondary_writes: 2,
+                    ..none
+                },
+            )
         },
         Scope {
             uffd: true,
@@ -209,17 +249,24 @@ fn adversaries() -> Vec<Scope> {
     ]
 }
 
-/// What is explored by `make test`.
+/// The scopes of `make test`.
 pub fn short() -> Vec<Scope> {
     use Start::{Clean, Dirty, Hole, Shared, Zero};
 
-    let kinds = vec![[Dirty, Clean], [Dirty, Zero], [Clean, Hole], [Dirty, Shared]];
+    let kinds = vec![
+        [Dirty, Clean],
+        [Dirty, Zero],
+        [Clean, Hole],
+        [Dirty, Shared],
+    ];
     let none = Budget::default();
     let mut scopes = adversaries();
 
     for scope in &mut scopes {
         match scope.name.as_str() {
             "ksm" => scope.starts = vec![[Dirty, Shared]],
+            "numa" => scope.starts.push([Dirty, Hole]),
+            "poke" => scope.starts.push([Dirty, Zero]),
             "zap" => scope.starts = kinds.clone(),
             // A refusal is what leaves PTEs read-only.
             "mprotect" => scope.budget.gup = 1,
@@ -249,30 +296,46 @@ pub fn short() -> Vec<Scope> {
         Scope {
             stores: 0,
             large: true,
-            budget: Budget { poke: 1, reclaim: 1, ..none },
+            budget: Budget {
+                poke: 1,
+                reclaim: 1,
+                ..none
+            },
             ..Scope::new("large folio")
         },
         Scope {
             isolates: true,
-            budget: Budget { gup: 1, dma: 2, ..none },
+            budget: Budget {
+                gup: 1,
+                dma: 2,
+                ..none
+            },
             ..Scope::new("old way, gup")
         },
         Scope {
             isolates: true,
-            budget: Budget { zap: 1, numa: 1, ..none },
+            budget: Budget {
+                zap: 1,
+                numa: 1,
+                ..none
+            },
             ..Scope::new("old way, zap and numa")
         },
         Scope {
             uffd: true,
-            budget: Budget { uffd: 1, gup: 1, ..none },
+            budget: Budget {
+                uffd: 1,
+                gup: 1,
+                ..none
+            },
             ..Scope::new("old way, userfaultfd and gup")
         },
     ]);
     scopes
 }
 
-/// What `make model` explores besides: all that is in [`short`] with two CPUs and another try, and
-/// each adversary next to each other one.
+/// The further scopes of `make model`: each adversary next to each other one, and all that is in
+/// [`short`] with two CPUs and another try.
 pub fn long() -> Vec<Scope> {
     let again = short().into_iter().map(|scope| Scope {
         name: format!("{}, 2 CPUs, 2 tries", scope.name),
@@ -287,5 +350,5 @@ pub fn long() -> Vec<Scope> {
             .map(move |other| one.beside(other))
     });
 
-    again.chain(pairs).collect()
+    pairs.chain(again).collect()
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the actors share: page tables, TLBs, pages and locks of one process with one window.
+//! The state that the actors share: page tables, TLBs, pages and locks of one process with one
+//! window.
 //!
 //! A window has two slots. Pages are numbered: 0 and 1 are the sources, 2 and 3 are handed out by
 //! page faults and migration, and so are sources once they are free. From 4 on each collapse has
@@ -74,12 +75,12 @@ impl Pte {
         self.kind == Kind::Page && self.page == page
     }
 
-    /// Whether a CPU may read through it.
+    /// Returns whether a CPU may read through it.
     pub fn is_readable(self) -> bool {
         self.kind == Kind::Page && !self.protnone
     }
 
-    /// Whether a CPU, or GUP for writing, may write through it.
+    /// Returns whether a CPU, or GUP for writing, may write through it.
     pub fn is_writable(self) -> bool {
         self.is_readable() && self.write
     }
@@ -119,7 +120,7 @@ pub enum Pmd {
     Huge(u8),
 }
 
-/// What a CPU has cached of a slot.
+/// The translation of a slot that a CPU has cached.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tlb {
     pub page: u8,
@@ -143,7 +144,7 @@ impl From<Pte> for Tlb {
     }
 }
 
-/// Who holds a lock.
+/// The holder of a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Owner {
     Collapse(u8),
@@ -195,7 +196,7 @@ pub struct Cpu {
     pub runs: bool,
 }
 
-/// What is wrong in a state.
+/// The faults that a state may have.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Violation {
     /// A CPU, a device or a secondary MMU reads something else than what was written last.
@@ -222,7 +223,7 @@ pub enum Violation {
     NotCollapsed,
 }
 
-/// What adversaries that take several steps are doing.
+/// The progress of adversaries that take several steps.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Doing {
     #[default]
@@ -248,7 +249,9 @@ pub struct Others {
     pub poke: Doing,
     pub longterm: Doing,
     pub reclaim: Doing,
+    /// A scan that makes hints, and a fault on one.
     pub numa: Doing,
+    pub numa_fault: Doing,
     pub move_page: Doing,
     pub zap: Doing,
     pub secondary: Doing,
@@ -277,7 +280,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// What either of two may do.
+    /// The actions of either of two.
     pub fn with(&self, other: &Budget) -> Budget {
         Budget {
             gup: self.gup.max(other.gup),
@@ -315,7 +318,7 @@ pub struct State {
     pub secondary: [Option<u8>; SLOTS],
     /// Notifier ranges that are open.
     pub ranges: u8,
-    /// What is on the swap device.
+    /// The contents of the swap device.
     pub swap: [u8; SLOTS],
     /// The pages that the child of a fork maps, and what they held.
     pub child: [Option<(u8, u8)>; SLOTS],
@@ -328,7 +331,7 @@ pub struct State {
     pub unstable: bool,
     pub reaped: bool,
     pub has_pinned: bool,
-    /// What was written last to each slot.
+    /// The value that was written last to each slot.
     pub truth: [u8; SLOTS],
     /// How often the process has given up the memory of each slot.
     pub zaps: [u8; SLOTS],
@@ -425,7 +428,7 @@ impl State {
         }
     }
 
-    /// Whether nothing but mappings, swap cache and what is told holds a folio.
+    /// Returns whether nothing but mappings, swap cache and what is told holds a folio.
     pub fn only_expected(&self, page: u8, refs: u8, pins: u8) -> bool {
         let nr = self.folio_nr(page);
         let folio = self.folio[nr];
@@ -446,14 +449,13 @@ impl State {
 
     /// A page that is new, exclusive, and mapped once. None is free in a run that has used all.
     pub fn alloc(&mut self, content: u8) -> Option<u8> {
-        let free = (0..HUGE as u8).find(|page| {
-            !self.is_alive(*page)
-                && !(self.large && *page < 2)
-                && !self
-                    .pte
-                    .iter()
-                    .any(|pte| pte.kind == Kind::Swap && pte.page == *page)
-        })?;
+        let is_named = |page| {
+            let mut entries = self.pte.iter().filter(|pte| pte.kind == Kind::Swap);
+
+            entries.any(|pte| pte.page == page)
+        };
+        let is_taken = |page| self.is_alive(page) || (self.large && page < 2) || is_named(page);
+        let free = (0..HUGE as u8).find(|page| !is_taken(*page))?;
 
         self.page[usize::from(free)] = Page {
             content,
@@ -493,8 +495,8 @@ impl State {
         }
     }
 
-    /// Drops the translations of a slot, and those of secondary MMUs: what a change of a PTE by
-    /// somebody else does. They flush under their lock here, which is no matter of ours.
+    /// Drops the translations of a slot, and those of secondary MMUs, as any other change of a PTE
+    /// does. They flush under their lock here, which is no matter of ours.
     pub fn flush_slot(&mut self, slot: usize) {
         for cpu in &mut self.cpu {
             cpu.tlb[slot] = None;
@@ -524,7 +526,13 @@ impl State {
     /// GUP-fast, which fork() and mprotect() keep out by other means, and reclaim.
     pub fn vma_is_free(&self, fault: Option<Fault>) -> bool {
         let others = &self.others;
-        let readers = [others.numa, others.move_page, others.zap, others.longterm];
+        let readers = [
+            others.numa,
+            others.numa_fault,
+            others.move_page,
+            others.zap,
+            others.longterm,
+        ];
 
         !self.engine.iter().any(|engine| engine.has_vma(fault))
             && self.cpu.iter().all(|cpu| cpu.fault.is_none())
@@ -533,7 +541,7 @@ impl State {
             && self.ptl.is_none()
     }
 
-    /// Whether a collapse holds the folio of a page.
+    /// Returns whether a collapse holds the folio of a page.
     pub fn is_held_by_us(&self, page: u8) -> bool {
         let nr = self.folio_nr(page);
 

@@ -2,13 +2,7 @@
 
 //! Each fault is found, where it should be, and by what it should do.
 
-use collapse_model::{
-    fault::Fault,
-    model::explore,
-    print,
-    scope::short,
-    state::Violation,
-};
+use collapse_model::{fault::Fault, model::explore, print, scope::short, state::Violation};
 
 /// Has the model find `fault` in `scope`, in less than `steps` steps.
 fn finds(fault: Fault, scope: &str, violation: Violation, steps: usize) {
@@ -66,10 +60,10 @@ faults! {
     h8_unlocked_count: H8UnlockedCount in "large folio" is StaleRead within 60;
     h9_copies_without_bound: H9CopiesWithoutBound in "writers" is Stall within 60;
     h9_no_old_way: H9NoOldWay in "writers" is NotCollapsed within 80;
-    h10_unlocked: H10Unlocked in "two collapses" is NotCollapsed within 80;
+    h10_unlocked: H10Unlocked in "two collapses" is NotCollapsed within 90;
     h11_vma_unlocked: H11VmaUnlocked in "fork" is StaleRead within 60;
     h12_not_read_back: H12NotReadBack in "stores" is NeedlessCopy within 60;
-    h12_zero_dropped_early: H12ZeroDroppedEarly in "stores" is TableChanged within 60;
+    h12_zero_dropped_early: H12ZeroDroppedEarly in "poke" is TableChanged within 60;
     h12_dirty_bit_only: H12DirtyBitOnly in "gup" is StaleRead within 60;
     h12_unstable_ignored: H12UnstableIgnored in "reaper" is ReapedReadable within 60;
     h13_unlocked: H13Unlocked in "longterm" is HardFailure within 60;

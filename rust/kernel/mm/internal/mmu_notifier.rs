@@ -10,7 +10,10 @@ use crate::{
     prelude::*,
     types::Opaque, //
 };
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    ptr, //
+};
 
 /// A range whose translations in secondary MMUs are invalid.
 ///
@@ -44,6 +47,20 @@ pub struct InvalidateRange<'v> {
 }
 
 impl<'v> InvalidateRange<'v> {
+    /// Returns whether `start..end`, in bytes, of the address space of `vma` lies in this range.
+    #[inline]
+    pub fn covers(&self, vma: &VmaRef, start: usize, end: usize) -> bool {
+        let range = self.range.get();
+
+        // SAFETY: By the type invariants the range was initialized. Nothing changes it until it is
+        // dropped.
+        unsafe {
+            ptr::eq((*range).mm, vma.mm().as_raw())
+                && (*range).start <= start
+                && end <= (*range).end
+        }
+    }
+
     /// Announces that entries of `start..end`, in bytes, will be cleared.
     ///
     /// # Context

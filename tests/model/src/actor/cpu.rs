@@ -27,6 +27,10 @@ pub fn actions(state: &State, add: &mut impl FnMut(Action)) {
                 None => add(Action::Fill { cpu, slot }),
                 Some(tlb) if tlb.write && tlb.dirty && stores => add(Action::Store { cpu, slot }),
                 Some(tlb) if tlb.write && stores => add(Action::SetDirty { cpu, slot }),
+                // To write, it does not rely on what it has.
+                Some(_) if stores && state.walk(slot).is_some_and(|tlb| tlb.write) => {
+                    add(Action::Fill { cpu, slot });
+                }
                 Some(_) => {}
             }
             if stores && state.cpu[cpu].fault.is_none() {
@@ -99,8 +103,8 @@ pub fn step(state: &mut State, action: Action) -> bool {
                 return false;
             }
             // Where nothing is present the PMD entry is looked at again, else it is not.
-            let finds = !matches!(fault.orig.kind, Kind::None | Kind::Swap)
-                || state.pmd == Pmd::Table;
+            let finds =
+                !matches!(fault.orig.kind, Kind::None | Kind::Swap) || state.pmd == Pmd::Table;
 
             if finds && state.pte[slot] == fault.orig && !write_fault(state, slot) {
                 return false;
@@ -122,8 +126,8 @@ fn walk(state: &State, cpu: usize, slot: usize) -> Option<Tlb> {
     state.walk(slot)
 }
 
-/// What a write fault does under the lock of the table. Returns false if it has to wait. Where this
-/// model has no page left, it does nothing.
+/// A write fault, under the lock of the table. Returns false if it has to wait. Where this model
+/// has no page left, it does nothing.
 pub fn write_fault(state: &mut State, slot: usize) -> bool {
     let pte = state.pte[slot];
 
@@ -210,9 +214,8 @@ pub fn swap_in(state: &mut State, slot: usize, write: bool) -> bool {
         folio.refs += 1;
         folio.maps += 1;
         // A large folio leaves the swap cache when no entry is left.
-        let others = (0..SLOTS).any(|other| {
-            other != slot && state.pte[other].kind == Kind::Swap && state.large
-        });
+        let others = (0..SLOTS)
+            .any(|other| other != slot && state.pte[other].kind == Kind::Swap && state.large);
         if !others {
             let folio = state.folio_of(entry.page);
 

@@ -1,31 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What reaches pages by references of its own: pins and DMA, ptrace, FOLL_LONGTERM, and secondary
-//! MMUs.
+//! Actors that reach pages by references of their own: pins and DMA, ptrace, FOLL_LONGTERM, and
+//! secondary MMUs.
 
 use super::cpu::write_fault;
 use crate::state::{huge_page, Doing, Kind, Owner, Pmd, Pte, State, Violation, SLOTS};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    GupFastReads { slot: usize },
+    GupFastReads {
+        slot: usize,
+    },
     GupFastPins,
     GupFastReadsAgain,
-    GupSlow { slot: usize },
+    GupSlow {
+        slot: usize,
+    },
     Dma,
     Unpin,
     /// access_remote_vm(), with FOLL_FORCE where the VMA is not writable.
-    PokeGets { slot: usize },
+    PokeGets {
+        slot: usize,
+    },
     PokeWrites,
     PokePuts,
     /// FOLL_LONGTERM on a page that has to be migrated first.
-    LongtermIsolates { slot: usize },
+    LongtermIsolates {
+        slot: usize,
+    },
     LongtermLocks,
     LongtermMigrates,
     SecondaryLooks,
-    SecondaryWalks { slot: usize },
+    SecondaryWalks {
+        slot: usize,
+    },
     SecondaryMaps,
-    SecondaryWrites { slot: usize },
+    SecondaryWrites {
+        slot: usize,
+    },
 }
 
 pub fn actions(state: &State, add: &mut impl FnMut(Action)) {
@@ -136,7 +148,7 @@ pub fn step(state: &mut State, action: Action) -> bool {
             };
             let slot = usize::from(slot);
 
-            // What the process has given up is of no interest to it.
+            // It does not care for pages that the process has given up.
             if zaps != state.zaps[slot] {
                 return false;
             }
@@ -284,7 +296,7 @@ pub fn step(state: &mut State, action: Action) -> bool {
     true
 }
 
-/// Whether the lock of the table can be had, and the table is hooked in.
+/// Returns whether the lock of the table can be had, and the table is hooked in.
 pub fn can_lock(state: &State) -> bool {
     state.ptl.is_none() && state.pmd == Pmd::Table
 }

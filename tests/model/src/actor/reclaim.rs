@@ -10,18 +10,32 @@ use crate::state::{Doing, Kind, Owner, Pmd, Pte, State, SLOTS};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    ReclaimIsolatesAndLocks { slot: usize },
+    ReclaimIsolatesAndLocks {
+        slot: usize,
+    },
     ReclaimAddsToSwapCache,
     ReclaimUnmaps,
     ReclaimWritesOut,
-    Swapoff { slot: usize },
-    NumaHint { slot: usize },
+    Swapoff {
+        slot: usize,
+    },
+    NumaHint {
+        slot: usize,
+    },
     NumaFlushes,
     /// A fault on a hint that does not try to migrate.
-    NumaFault { slot: usize },
-    NumaFaultIsolates { slot: usize },
+    NumaFault {
+        slot: usize,
+    },
+    NumaFaultIsolates {
+        slot: usize,
+    },
     NumaFaultMigrates,
-    KsmWriteProtects { slot: usize },
+    /// There is no page on the other node.
+    NumaFaultFails,
+    KsmWriteProtects {
+        slot: usize,
+    },
 }
 
 pub fn actions(state: &State, add: &mut impl FnMut(Action)) {
@@ -36,10 +50,12 @@ pub fn actions(state: &State, add: &mut impl FnMut(Action)) {
         Doing::Unflushed { .. } => add(Action::ReclaimWritesOut),
         _ => {}
     }
-    match others.numa {
-        Doing::Unflushed { .. } => add(Action::NumaFlushes),
-        Doing::Grabbed { .. } => add(Action::NumaFaultMigrates),
-        _ => {}
+    if others.numa != Doing::Idle {
+        add(Action::NumaFlushes);
+    }
+    if others.numa_fault != Doing::Idle {
+        add(Action::NumaFaultMigrates);
+        add(Action::NumaFaultFails);
     }
     for slot in 0..SLOTS {
         if budget.swapoff > 0 && state.pte[slot].kind == Kind::Swap {
@@ -48,7 +64,7 @@ pub fn actions(state: &State, add: &mut impl FnMut(Action)) {
         if budget.numa > 0 && others.numa == Doing::Idle {
             add(Action::NumaHint { slot });
         }
-        if others.numa == Doing::Idle && state.pte[slot].protnone {
+        if others.numa_fault == Doing::Idle && state.pte[slot].protnone {
             add(Action::NumaFault { slot });
             add(Action::NumaFaultIsolates { slot });
         }
@@ -156,12 +172,13 @@ pub fn step(state: &mut State, action: Action) -> bool {
                 return false;
             }
             state.get(orig.page);
-            state.others.numa = Doing::Grabbed {
+            state.others.numa_fault = Doing::Grabbed {
                 slot: slot as u8,
                 orig,
             };
         }
-        Action::NumaFaultMigrates => return numa_fault_migrates(state),
+        Action::NumaFaultMigrates => return numa_fault_ends(state, true),
+        Action::NumaFaultFails => return numa_fault_ends(state, false),
         Action::KsmWriteProtects { slot } => {
             let pte = state.pte[slot];
 
@@ -217,7 +234,7 @@ fn reclaim_unmaps(state: &mut State) -> bool {
     true
 }
 
-/// pageout() and __remove_mapping(): what nobody else holds is freed.
+/// pageout() and __remove_mapping(): a page that nobody else holds is freed.
 fn reclaim_ends(state: &mut State, page: u8) {
     let nr = state.folio_nr(page);
     let pages = state.folio_pages(nr);
@@ -244,8 +261,8 @@ fn reclaim_ends(state: &mut State, page: u8) {
 }
 
 /// The rest of do_numa_page(), once the page is isolated.
-fn numa_fault_migrates(state: &mut State) -> bool {
-    let Doing::Grabbed { slot, orig } = state.others.numa else {
+fn numa_fault_ends(state: &mut State, has_page: bool) -> bool {
+    let Doing::Grabbed { slot, orig } = state.others.numa_fault else {
         return false;
     };
     let slot = usize::from(slot);
@@ -255,21 +272,23 @@ fn numa_fault_migrates(state: &mut State) -> bool {
     }
     let ours = state.pmd == Pmd::Table && state.pte[slot] == orig;
     let folio = *state.folio_of(orig.page);
-    let movable = folio.lock.is_none() && state.only_expected(orig.page, 1, 0) && !state.large;
+    let movable =
+        has_page && folio.lock.is_none() && state.only_expected(orig.page, 1, 0) && !state.large;
 
-    state.others.numa = Doing::Idle;
+    state.others.numa_fault = Doing::Idle;
     if ours {
         let content = state.page[usize::from(orig.page)].content;
         let exclusive = state.page[usize::from(orig.page)].exclusive;
 
-        state.flush_slot(slot);
         // An entry that gave no access was not writable, and stays so.
         match if movable { state.alloc(content) } else { None } {
             Some(copy) => {
+                state.flush_slot(slot);
                 state.page[usize::from(copy)].exclusive = exclusive;
                 state.pte[slot] = Pte::page(copy, false, orig.dirty);
                 state.unmap(orig.page);
             }
+            // No flush: that of the scan is to come.
             None => state.pte[slot].protnone = false,
         }
     }

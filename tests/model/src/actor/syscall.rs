@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the process does to its address space: MADV_DONTNEED, userfaultfd, fork, mprotect; and the
-//! OOM reaper, which zaps as MADV_DONTNEED does.
+//! System calls of the process: MADV_DONTNEED, userfaultfd, fork, mprotect; and the OOM reaper,
+//! which zaps as MADV_DONTNEED does.
 
 use super::device::can_lock;
 use crate::{
@@ -16,9 +16,15 @@ pub enum Action {
     Zaps,
     /// PT_RECLAIM
     ZapFreesTable,
-    WriteProtects { slot: usize },
-    UndoesWriteProtection { slot: usize },
-    MoveGets { slot: usize },
+    WriteProtects {
+        slot: usize,
+    },
+    UndoesWriteProtection {
+        slot: usize,
+    },
+    MoveGets {
+        slot: usize,
+    },
     MoveLocks,
     Moves,
     Fork,
@@ -160,7 +166,7 @@ pub fn step(state: &mut State, action: Action, reaps: bool, fault: Option<Fault>
                 state.flush_all();
             }
             for slot in 0..SLOTS {
-                // pte_needs_flush(): what is read-only already needs none.
+                // pte_needs_flush(): an entry that is read-only already needs none.
                 if state.pte[slot].write && state.pte[slot].kind == Kind::Page {
                     state.pte[slot].write = false;
                     state.flush_slot(slot);
@@ -247,7 +253,7 @@ fn moves(state: &mut State) -> bool {
     };
     let at = usize::from(slot);
 
-    // It has found the table already: what keeps it is the lock of that table alone.
+    // It has found the table already: only the lock of that table holds it up.
     if state.ptl.is_some() {
         return false;
     }

@@ -33,6 +33,7 @@
 
 #define INSTANCE	TRACING "instances/collapse_trace/"
 #define BATCH_EVENT	"events/huge_memory/mm_collapse_batch/enable"
+#define VMA_LOCK	"collapse_vma_lock"
 
 static const char * const events[] = {
 	BATCH_EVENT,
@@ -52,6 +53,8 @@ struct counts {
 	unsigned int by_rust;
 	unsigned int read_locks;
 	unsigned int write_locks;
+	/* Only where a test has set the probe. */
+	unsigned int vma_locks;
 	/* How long a batch has held the lock of its VMA, at most. */
 	long stable_us;
 };
@@ -140,6 +143,7 @@ static struct counts end(struct __test_metadata *_metadata)
 		if (at && sscanf(at, "entries-in-buffer/entries-written: %lu/%lu", &kept,
 				 &written) == 2)
 			EXPECT_EQ(kept, written);
+		counts.vma_locks += !!strstr(line, " " VMA_LOCK ": ");
 		at = strstr(line, mm);
 		if (!at || !strchr(", ", at[strlen(mm)]))
 			continue;
@@ -233,6 +237,9 @@ TEST_F_TIMEOUT(collapse_trace, huge_file_of_another_process, 60)
 	pid_t child;
 
 	ASSERT_NE(area, NULL);
+	if (!write_text(TRACING "kprobe_events", "p:" VMA_LOCK " lock_vma_under_rcu") ||
+	    !write_text(INSTANCE "events/kprobes/" VMA_LOCK "/enable", "1"))
+		SKIP(return, "no kprobes");
 	end_of_table = (char *)(((uintptr_t)area + table) & ~(table - 1));
 	files[0] = end_of_table - FILE_SIZE / 2;
 	files[1] = end_of_table + FILE_SIZE;
@@ -258,12 +265,16 @@ TEST_F_TIMEOUT(collapse_trace, huge_file_of_another_process, 60)
 		begin(_metadata);
 		EXPECT_EQ(collapse_vector(pidfd, ranges, ARRAY_SIZE(ranges), 0),
 			  WINDOW + FILE_SIZE);
-		locks[i] = end(_metadata).read_locks;
+		locks[i] = end(_metadata).vma_locks;
 		EXPECT_EQ(write(go[1], "", 1), 1);
 	}
+	EXPECT_GT(locks[1], 0);
 	EXPECT_EQ(locks[0], locks[1] + 1);
 	kill(child, SIGKILL);
 	waitpid(child, NULL, 0);
+	write_text(INSTANCE "events/kprobes/" VMA_LOCK "/enable", "0");
+	/* Opening it removes all probes. */
+	write_text(TRACING "kprobe_events", "");
 }
 
 #define HELD_US		100000

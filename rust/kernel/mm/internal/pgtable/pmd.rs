@@ -22,6 +22,7 @@ use crate::{
                 StandIn,
                 HPAGE_PMD_NR, //
             },
+            mmu_notifier::InvalidateRange,
             tlb, //
         },
         virt::{
@@ -244,26 +245,35 @@ impl<'v> PmdGuard<'v> {
     /// not do: a zap that runs under the VMA lock, and reads the entry without the PMD lock, would
     /// take it for a hole and leave out what it was to clear.
     ///
-    /// Returns [`None`] for a window that lies in another PMD table or has no PTE table.
+    /// Returns [`None`] for a window that lies outside of `range` or in another PMD table, or has
+    /// no PTE table. `range` keeps out secondary MMUs, which read PMD entries without the PMD lock.
     ///
     /// The locks of the tables are not taken here. A walker that holds one meanwhile may go on to
     /// change entries until it gives the lock up; [`Hidden::lock`] waits for it. None of them can
     /// free the table: that takes the PMD lock, too.
     ///
+    /// # Safety
+    ///
+    /// - Each [`Hidden`] is dropped or consumed, and not leaked, before the lock is given up.
+    /// - The folio that stands in for a table stays allocated until then.
+    ///
     /// # Context
     ///
-    /// Interrupts are enabled. An MMU notifier range is open over the windows: secondary MMUs read
-    /// PMD entries without the PMD lock.
+    /// Interrupts are enabled.
     #[inline]
-    pub fn hide<'g, const N: usize>(
+    pub unsafe fn hide<'g, const N: usize>(
         &'g self,
+        range: &InvalidateRange<'_>,
         windows: [Option<(PmdSlot<'v>, StandIn<'_>)>; N],
     ) -> [Option<Hidden<'g, 'v>>; N] {
         let (mut start, mut end, mut vma) = (usize::MAX, 0, None);
         let hidden = windows.map(|window| {
             let (slot, stand_in) = window?;
 
-            if !self.covers(&slot) || slot.read().kind() != PmdKind::Table {
+            if !self.covers(&slot)
+                || !range.covers(slot.vma, slot.addr, slot.addr.wrapping_add(PMD_SIZE))
+                || slot.read().kind() != PmdKind::Table
+            {
                 return None;
             }
             // SAFETY: The PMD lock is held and the entry maps a table. The table stays allocated
@@ -409,6 +419,7 @@ impl<'v> LockedHidden<'_, 'v> {
     /// ```
     /// use kernel::mm::internal::{
     ///     folio::FilledFolio,
+    ///     mmu_notifier::InvalidateRange,
     ///     pgtable::{
     ///         DetachedTable,
     ///         PmdSlot,
@@ -423,11 +434,13 @@ impl<'v> LockedHidden<'_, 'v> {
     /// /// The caller drops the rmaps and references of what the table maps.
     /// unsafe fn replace<'v>(
     ///     window: PmdSlot<'v>,
+    ///     range: &InvalidateRange<'v>,
     ///     folio: FilledFolio,
     ///     deposit: PteTable<'v>,
     /// ) -> Option<DetachedTable<'v>> {
     ///     let pmd = window.lock();
-    ///     let [hidden] = pmd.hide([Some((window, folio.stand_in()))]);
+    ///     // SAFETY: `hidden` is dropped or consumed below, and `folio` lives as long.
+    ///     let [hidden] = unsafe { pmd.hide(range, [Some((window, folio.stand_in()))]) };
     ///     let locked = hidden?.lock();
     ///
     ///     // SAFETY: The caller vouches for it.
@@ -507,15 +520,22 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
     ///
     /// ```
     /// use kernel::{
-    ///     mm::internal::pgtable::{
-    ///         PmdSlot,
-    ///         PteTable, //
+    ///     mm::internal::{
+    ///         mmu_notifier::InvalidateRange,
+    ///         pgtable::{
+    ///             PmdSlot,
+    ///             PteTable, //
+    ///         },
     ///     },
     ///     sync::aref::ARef, //
     /// };
     ///
     /// /// Maps the huge page that is mapped at `window` by a PMD entry again.
-    /// fn remap<'v>(window: PmdSlot<'v>, deposit: PteTable<'v>) -> Result<(), PteTable<'v>> {
+    /// fn remap<'v>(
+    ///     window: PmdSlot<'v>,
+    ///     range: &InvalidateRange<'v>,
+    ///     deposit: PteTable<'v>,
+    /// ) -> Result<(), PteTable<'v>> {
     ///     let Some(mut table) = window.lock_table() else {
     ///         return Err(deposit);
     ///     };
@@ -530,7 +550,9 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
     ///     };
     ///     drop(table);
     ///     let pmd = window.lock();
-    ///     let [Some(hidden)] = pmd.hide([Some((window, folio.stand_in()))]) else {
+    ///     // SAFETY: `hidden` is consumed below, and `folio` lives as long.
+    ///     let [hidden] = unsafe { pmd.hide(range, [Some((window, folio.stand_in()))]) };
+    ///     let Some(hidden) = hidden else {
     ///         return Err(deposit);
     ///     };
     ///
@@ -564,7 +586,7 @@ impl<'g, 'v> LockedHidden<'g, 'v> {
         // is empty and nobody else's; it takes the place that the hidden table had in the mm's
         // count of tables. The folio is locked, and the PTEs, which are gone, mapped each of its
         // pages, in their order. They are exclusive, see `ExclusiveFolio`: so these were all
-        // mappings of the folio. The invalid entry in `slot` maps nothing, and
+        // mappings of the folio, and no PMD entry maps it. The invalid entry in `slot` maps nothing, and
         // no CPU caches a translation of the window. Of the references of the PTEs the PMD entry
         // keeps one.
         unsafe {

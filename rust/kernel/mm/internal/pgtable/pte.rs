@@ -141,6 +141,7 @@ impl<'v> PteTableGuard<'v> {
     ) -> Option<ExclusiveFolio<'v, 'l>> {
         if lock.as_non_null() != folio.as_non_null()
             || folio.is_swapcache()
+            || !self.vma.is_anonymous()
             || !self
                 .slots()
                 .zip(folio.pfn()..)
@@ -162,10 +163,9 @@ impl<'v> PteTableGuard<'v> {
 /// # Invariants
 ///
 /// `folio` is locked for `'l`, and not in the swap cache. Each of its pages has been mapped
-/// exclusively in `vma` while it was locked. A page that is still mapped there is exclusive still:
-/// fork() needs the VMA lock, which `'v` excludes, and all others that take exclusivity away have
-/// the folio lock.
-#[derive(Clone, Copy)]
+/// exclusively in `vma`, which is anonymous, while it was locked. A page that is still mapped there
+/// by a PTE is exclusive still: fork() needs the VMA lock for write, which `'v` excludes, and all
+/// others that take exclusivity away, as KSM, reclaim and page migration, have the folio lock.
 pub struct ExclusiveFolio<'v, 'l> {
     pub(super) folio: &'l PmdFolio,
     pub(super) vma: &'v VmaRef,
