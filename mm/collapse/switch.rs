@@ -115,7 +115,7 @@ impl<'g, 'v> Compared<'g, 'v> {
     #[inline(always)]
     fn count<S: Sources<'v>>(self, sources: &S) -> Result<Counted<'g, 'v>, Refusal> {
         sources.count()?;
-        // A device may have written, and dropped its reference, which orders both. The copy must not
+        // A device may have written, and dropped its reference after that. The copy must not
         // read what was there before.
         smp_mb(Read);
         Ok(Counted(self))
