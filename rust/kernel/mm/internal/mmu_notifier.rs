@@ -10,10 +10,7 @@ use crate::{
     prelude::*,
     types::Opaque, //
 };
-use core::{
-    marker::PhantomData,
-    ptr, //
-};
+use core::ptr;
 
 /// A range whose translations in secondary MMUs are invalid.
 ///
@@ -22,7 +19,7 @@ use core::{
 ///
 /// # Invariants
 ///
-/// `range` was initialized, and its start was announced.
+/// `range` is of the address space of `vma`, was initialized, and its start was announced.
 ///
 /// # Examples
 ///
@@ -43,22 +40,18 @@ use core::{
 pub struct InvalidateRange<'v> {
     #[pin]
     range: Opaque<bindings::mmu_notifier_range>,
-    _vma: PhantomData<&'v VmaRef>,
+    vma: &'v VmaRef,
 }
 
 impl<'v> InvalidateRange<'v> {
     /// Returns whether `start..end`, in bytes, of the address space of `vma` lies in this range.
     #[inline]
     pub fn covers(&self, vma: &VmaRef, start: usize, end: usize) -> bool {
-        let range = self.range.get();
+        // SAFETY: By the type invariants the range was initialized. Nothing changes these fields
+        // until it is dropped.
+        let (first, last) = unsafe { ((*self.range.get()).start, (*self.range.get()).end) };
 
-        // SAFETY: By the type invariants the range was initialized. Nothing changes it until it is
-        // dropped.
-        unsafe {
-            ptr::eq((*range).mm, vma.mm().as_raw())
-                && (*range).start <= start
-                && end <= (*range).end
-        }
+        ptr::eq(self.vma.mm(), vma.mm()) && first <= start && end <= last
     }
 
     /// Announces that entries of `start..end`, in bytes, will be cleared.
@@ -83,7 +76,7 @@ impl<'v> InvalidateRange<'v> {
                     bindings::mmu_notifier_invalidate_range_start(range);
                 }
             }),
-            _vma: PhantomData,
+            vma,
         })
     }
 }
@@ -95,5 +88,3 @@ impl PinnedDrop for InvalidateRange<'_> {
         unsafe { bindings::mmu_notifier_invalidate_range_end(self.range.get()) };
     }
 }
-
-static_assert!(size_of::<InvalidateRange<'_>>() == size_of::<bindings::mmu_notifier_range>());
