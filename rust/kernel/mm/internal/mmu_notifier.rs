@@ -24,12 +24,12 @@ use core::ptr;
 /// # Examples
 ///
 /// ```
-/// use kernel::mm::internal::{
-///     mmu_notifier::InvalidateRange,
-///     stable::StableVma, //
+/// use kernel::mm::{
+///     internal::mmu_notifier::InvalidateRange,
+///     virt::VmaRef, //
 /// };
 ///
-/// fn change_all(vma: &StableVma<'_>) {
+/// fn change_all(vma: &VmaRef) {
 ///     pin_init::stack_pin_init!(let range = InvalidateRange::clear(vma, vma.start(), vma.end()));
 ///
 ///     // Here page tables are locked, changed and unlocked again.

@@ -18,13 +18,6 @@ use crate::{
 };
 
 impl VmaRef {
-    /// Returns whether the VMA maps private anonymous memory.
-    #[inline]
-    pub fn is_anonymous(&self) -> bool {
-        // SAFETY: The VMA is stable.
-        unsafe { bindings::vma_is_anonymous(self.as_ptr()) }
-    }
-
     /// Returns whether the VMA has an anon_vma, that is, whether it ever held a page of its own.
     #[inline]
     pub fn has_anon_vma(&self) -> bool {

@@ -75,6 +75,13 @@ pub struct PmdSlot<'v> {
 }
 
 impl VmaRef {
+    /// Returns whether the VMA maps private anonymous memory.
+    #[inline]
+    pub fn is_anonymous(&self) -> bool {
+        // SAFETY: The VMA is stable.
+        unsafe { bindings::vma_is_anonymous(self.as_ptr()) }
+    }
+
     /// Returns whether `addr` is the first address of a window that lies in this VMA as a whole.
     #[inline]
     pub fn has_window(&self, addr: usize) -> bool {
