@@ -1048,7 +1048,7 @@ fn is_final(errno: Errno) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::fake::{Answer, Content, Fake, ALL, PAGE, START, WINDOW};
     use crate::kernel::Capabilities;
@@ -1056,7 +1056,15 @@ mod tests {
 
     const PID: i32 = 7;
 
-    fn aim() -> Aim {
+    /// Has every collapse of a window fail.
+    fn fail_at(kernel: &Fake, window: u64, errno: Errno) {
+        kernel.script(move |_, range| match range.contains(&window) {
+            true => Answer::Fail(errno),
+            false => Answer::Usual,
+        });
+    }
+
+    pub(crate) fn aim() -> Aim {
         Aim {
             kinds: vec![Kind::Anon],
             bounds: 0..u64::MAX,
@@ -1163,10 +1171,7 @@ mod tests {
     #[test]
     fn a_refused_window_does_not_hide_the_others() {
         let kernel = Fake::new().with(PID, &[Small; 40]);
-        kernel.script(|_, range| match range.contains(&window(3)) {
-            true => Answer::Fail(Errno::INVAL),
-            false => Answer::Usual,
-        });
+        fail_at(&kernel, window(3), Errno::INVAL);
         let report = run(&kernel, &aim()).unwrap();
 
         assert_eq!(report.verdict, Verdict::Partial);
@@ -1346,10 +1351,7 @@ mod tests {
     fn holes_that_userfaultfd_watches_do_not_end_it() {
         let kernel = Fake::new().with(PID, &[Small; 20]);
         kernel.watched.set(true);
-        kernel.script(|_, range| match range.contains(&window(5)) {
-            true => Answer::Fail(Errno::BUSY),
-            false => Answer::Usual,
-        });
+        fail_at(&kernel, window(5), Errno::BUSY);
         let report = run(&kernel, &aim()).unwrap();
 
         assert_eq!(report.ended, Ended::Done);
@@ -1476,10 +1478,7 @@ mod tests {
 
         assert_eq!(run(&kernel, &with(25.0)).unwrap().ended, Ended::Covered);
         assert!(kernel.slices().is_empty());
-        kernel.script(|_, range| match range.contains(&START) {
-            true => Answer::Fail(Errno::INVAL),
-            false => Answer::Usual,
-        });
+        fail_at(&kernel, START, Errno::INVAL);
         let report = run(&kernel, &with(75.0)).unwrap();
         assert_eq!(
             (report.verdict, report.windows.refused),

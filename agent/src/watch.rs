@@ -492,9 +492,8 @@ impl Kept {
 mod tests {
     use super::*;
     use crate::amount::Amount;
-    use crate::collapse::Limits;
+    use crate::collapse::{tests::aim, Limits};
     use crate::fake::{Answer, Content, Fake, ALL, START, WINDOW};
-    use crate::kernel::Flags;
     use crate::maps::Kind;
     use Content::{Part, Small};
 
@@ -517,21 +516,12 @@ mod tests {
     fn terms(rounds: Option<u64>) -> Watch {
         Watch {
             aim: Aim {
-                kinds: vec![Kind::Anon],
-                bounds: 0..u64::MAX,
-                opted_out_too: false,
-                flags: Flags::default(),
-                budget: None,
-                max_wait: Duration::from_millis(8),
                 min_coverage: Some(90.0),
-                dry_run: false,
                 limits: Limits {
-                    max_holes: 64,
-                    max_swapped: 0,
-                    shared: false,
-                    max_growth: Amount::Percent(5.0),
                     min_headroom: Amount::Bytes(0),
+                    ..aim().limits
                 },
+                ..aim()
             },
             budget: BUDGET,
             rounds,
