@@ -174,11 +174,8 @@ static void trace(bool on)
 
 static void add_probe(const char *probe)
 {
-	int fd = open(TRACING "kprobe_events", O_WRONLY | O_APPEND);
-
-	if (fd < 0 || write(fd, probe, strlen(probe)) != strlen(probe))
+	if (!append_text(TRACING "kprobe_events", probe))
 		ksft_exit_fail_perror(probe);
-	close(fd);
 }
 
 static FILE *open_trace(void)

@@ -452,15 +452,13 @@ static void use_free_pages(void)
 	munmap(mem, WINDOW / 4);
 }
 
-/*
- * A write fault has read the entry of a source, and gets the lock of its table after the
- * table was replaced and the source freed. It must look again, and write to the huge page.
- */
-TEST_F_TIMEOUT(collapse_holds, written_while_switched, 60)
+/* Has an act meet the switch of a window. All of the window must be as expected then. */
+static void race_to_switch(struct __test_metadata *_metadata, FIXTURE_DATA(collapse_holds) * self,
+			   void (*act)(struct actor *actor))
 {
-	struct racer writer = { .actor = { .self = self, .act = write_late } };
+	struct racer racer = { .actor = { .self = self, .act = act } };
 
-	if (!part(&writer))
+	if (!part(&racer))
 		SKIP(return, "one CPU is not enough");
 	for (int i = 0; i < RACES; i++) {
 		unsigned long recopied;
@@ -468,16 +466,25 @@ TEST_F_TIMEOUT(collapse_holds, written_while_switched, 60)
 
 		fill(_metadata, self, PAGE + REWRITTEN + 1);
 		recopied = read_num(RECOPIED);
-		end_race(_metadata, &writer, begin_race(_metadata, self));
+		end_race(_metadata, &racer, begin_race(_metadata, self));
 		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN);
 		was_early = self->result || read_num(RECOPIED) != recopied + REWRITTEN;
-		adjust(&writer, was_early);
+		adjust(&racer, was_early);
 		use_free_pages();
 		ASSERT_TRUE(intact(self)) {
 			TH_LOG("round %d, result %d", i, self->result);
 		}
 	}
-	TH_LOG("%u of %u before the switch", writer.early, RACES);
+	TH_LOG("%u of %u before the switch", racer.early, RACES);
+}
+
+/*
+ * A write fault has read the entry of a source, and gets the lock of its table after the
+ * table was replaced and the source freed. It must look again, and write to the huge page.
+ */
+TEST_F_TIMEOUT(collapse_holds, written_while_switched, 60)
+{
+	race_to_switch(_metadata, self, write_late);
 }
 
 static void discard_late(struct actor *actor)
@@ -492,25 +499,7 @@ static void discard_late(struct actor *actor)
  */
 TEST_F_TIMEOUT(collapse_holds, discarded_while_switched, 60)
 {
-	struct racer discarder = { .actor = { .self = self, .act = discard_late } };
-
-	if (!part(&discarder))
-		SKIP(return, "one CPU is not enough");
-	for (int i = 0; i < RACES; i++) {
-		unsigned long recopied;
-		bool was_early;
-
-		fill(_metadata, self, PAGE + REWRITTEN + 1);
-		recopied = read_num(RECOPIED);
-		end_race(_metadata, &discarder, begin_race(_metadata, self));
-		EXPECT_TRUE(self->result == 0 || self->result == EAGAIN);
-		was_early = self->result || read_num(RECOPIED) != recopied + REWRITTEN;
-		adjust(&discarder, was_early);
-		ASSERT_TRUE(intact(self)) {
-			TH_LOG("round %d, result %d", i, self->result);
-		}
-	}
-	TH_LOG("%u of %u before the switch", discarder.early, RACES);
+	race_to_switch(_metadata, self, discard_late);
 }
 
 /* --- devices ---------------------------------------------------------------------- */
@@ -1248,21 +1237,12 @@ TEST_F_TIMEOUT(collapse_holds, large_folios_in_use, 100)
 
 #define PROBE_NAME	"collapse_holds/drain"
 
-static bool append(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_APPEND);
-	bool done = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-
-	close(fd);
-	return done;
-}
-
 static bool probe_drains(bool on)
 {
-	if (on && !append(TRACING "kprobe_events", "p:" PROBE_NAME " lru_add_drain_all"))
+	if (on && !append_text(TRACING "kprobe_events", "p:" PROBE_NAME " lru_add_drain_all"))
 		return false;
-	append(TRACING "events/" PROBE_NAME "/enable", on ? "1" : "0");
-	return on || append(TRACING "kprobe_events", "-:" PROBE_NAME);
+	append_text(TRACING "events/" PROBE_NAME "/enable", on ? "1" : "0");
+	return on || append_text(TRACING "kprobe_events", "-:" PROBE_NAME);
 }
 
 /* How often the LRU caches of all CPUs were drained. */

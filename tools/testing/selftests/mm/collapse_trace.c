@@ -237,7 +237,7 @@ TEST_F_TIMEOUT(collapse_trace, huge_file_of_another_process, 60)
 	pid_t child;
 
 	ASSERT_NE(area, NULL);
-	if (!write_text(TRACING "kprobe_events", "p:" VMA_LOCK " lock_vma_under_rcu") ||
+	if (!append_text(TRACING "kprobe_events", "p:" VMA_LOCK " lock_vma_under_rcu") ||
 	    !write_text(INSTANCE "events/kprobes/" VMA_LOCK "/enable", "1"))
 		SKIP(return, "no kprobes");
 	end_of_table = (char *)(((uintptr_t)area + table) & ~(table - 1));
@@ -273,8 +273,7 @@ TEST_F_TIMEOUT(collapse_trace, huge_file_of_another_process, 60)
 	kill(child, SIGKILL);
 	waitpid(child, NULL, 0);
 	write_text(INSTANCE "events/kprobes/" VMA_LOCK "/enable", "0");
-	/* Opening it removes all probes. */
-	write_text(TRACING "kprobe_events", "");
+	append_text(TRACING "kprobe_events", "-:" VMA_LOCK);
 }
 
 #define HELD_US		100000

@@ -314,6 +314,17 @@ static inline bool write_text(const char *path, const char *text)
 	return written;
 }
 
+/* Says nothing: a test may have to do without. */
+static inline bool append_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_APPEND);
+	bool appended = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (fd >= 0)
+		close(fd);
+	return appended;
+}
+
 #define TRACING		"/sys/kernel/tracing/"
 
 static inline unsigned long env_number(const char *name, unsigned long otherwise)
