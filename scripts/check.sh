@@ -14,18 +14,7 @@ use_tools || die "the toolchain is not set up: run 'make setup'"
 cd "$ROOT"
 failed=0
 
-# check NAME COMMAND...
-check() {
-	local name=$1 log
-	shift
-	if log=$("$@" 2>&1); then
-		echo "pass check: $name"
-	else
-		printf '%s\n' "$log" | tail -n 60 >&2
-		echo "fail check: $name"
-		failed=1
-	fi
-}
+check() { result check "$@"; }
 
 formatted() {
 	local files

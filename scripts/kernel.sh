@@ -42,9 +42,7 @@ esac
 out=$BUILD/$name
 # This differs from release by one option: files that do not depend on it are built already.
 if [[ $name = bench || $name = without ]] && [ ! -d "$out" ] && [ -f "$BUILD/release/configured" ]; then
-	cp -a "$BUILD/release" "$out"
-	# The command and dependency files of make contain the path of that folder.
-	grep -rlZ --include='.*.cmd' --include='.*.d' "$BUILD/release" "$out" | xargs -0 sed -i "s#$BUILD/release#$out#g"
+	copy_build "$BUILD/release" "$out" "$BUILD/release" "$out"
 fi
 mkdir -p "$out"
 

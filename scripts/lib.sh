@@ -106,6 +106,16 @@ kmake() {
 		"$@"
 }
 
+# copy_build FROM TO PATH NEW: copies a folder of the kernel's make, so that make takes it for its
+# own: its command and dependency files contain paths. An unfinished copy is none.
+copy_build() {
+	rm -rf "$2.unfinished"
+	cp -a "$1" "$2.unfinished"
+	{ grep -rlZ --include='.*.cmd' --include='.*.d' "$3" "$2.unfinished" || true; } |
+		xargs -0 -r sed -i "s#$3#$4#g"
+	mv "$2.unfinished" "$2"
+}
+
 # Options for boot.sh: two nodes, too far apart for a kernel with zone_reclaim_mode.
 TWO_NODES=(-q "-object memory-backend-ram,id=near,size=1536M -object memory-backend-ram,id=far,size=1536M"
 	-q "-numa node,memdev=near,cpus=0-1 -numa node,memdev=far -numa dist,src=0,dst=1,val=40")
@@ -120,6 +130,20 @@ against_baseline() {
 			kernel != "debug" || long[suite] == choice
 		' "$ROOT/tests/suites" "$ROOT/tests/baseline"
 	) "$2"
+}
+
+# result GROUP NAME COMMAND...: prints "pass" or "fail", GROUP and NAME. Details of what fails go to
+# standard error, and $failed is 1 then.
+result() {
+	local group=$1 name=$2 log
+	shift 2
+	if log=$("$@" 2>&1); then
+		echo "pass $group: $name"
+	else
+		printf '%s\n' "$log" | tail -n 60 >&2
+		echo "fail $group: $name"
+		failed=1
+	fi
 }
 
 # run_cargo NAME CRATE COMMAND ARGUMENTS...: quiet unless it fails. Its output is in

@@ -32,16 +32,11 @@ logs=$BUILD/mutate
 results=$ROOT/tests/mutations/RESULTS
 mkdir -p "$logs"
 
-# copy FROM TO: unless that is there. An unfinished copy is none.
+# copy FROM TO: unless that is there.
 copy() {
 	[ ! -d "$2" ] && [ -d "$1" ] || return 0
 	say "copying $1"
-	rm -rf "$2.unfinished"
-	cp -a "$1" "$2.unfinished"
-	# The command and dependency files of make contain the paths of both folders.
-	grep -rlZ --include='*.cmd' "/\(tree\|build\)/$key/" "$2.unfinished" |
-		xargs -0 -r sed -i "s#/\(tree\|build\)/$key/#/\1/$key-mutate/#g"
-	mv "$2.unfinished" "$2"
+	copy_build "$1" "$2" "/\(tree\|build\)/$key/" "/\1/$key-mutate/"
 }
 
 copy "$CACHE/tree/$key.staged" "$TREE.staged"

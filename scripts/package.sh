@@ -34,18 +34,7 @@ cd "$agent"
 target=$(rustc -vV | sed -n 's/^host: //p')
 failed=0
 
-# check NAME COMMAND...: details of what fails go to standard error.
-check() {
-	local name=$1 log
-	shift
-	if log=$("$@" 2>&1); then
-		echo "pass package: $name"
-	else
-		printf '%s\n' "$log" | tail -n 30 >&2
-		echo "fail package: $name"
-		failed=1
-	fi
-}
+check() { result package "$@"; }
 
 build_deb() { cargo deb --no-build --no-strip --target "$target" --output thp-collapse.deb; }
 build_rpm() { cargo generate-rpm --target "$target" --output thp-collapse.rpm; }
